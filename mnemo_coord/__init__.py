@@ -1,0 +1,81 @@
+"""mnemo_coord: many running copies of a program on one machine, out of each other's way and able to talk.
+
+    >>> from mnemo_coord import Coordinator
+
+Everything public is named here and loaded when it is first used, so that importing the package costs almost nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from mnemo_coord.coordinator import Coordinator
+    from mnemo_coord.doctor import Report
+    from mnemo_coord.errors import CoordinationError
+    from mnemo_coord.events import Event, EventKind
+    from mnemo_coord.findings import Finding, Severity
+    from mnemo_coord.fleet import Fleet
+    from mnemo_coord.holdings.claims import Claim
+    from mnemo_coord.holdings.owner import OwnerLock
+    from mnemo_coord.members.instance import Instance
+    from mnemo_coord.members.liveness import Verdict
+    from mnemo_coord.messages.delivery import Delivery, Failure, Receipt
+    from mnemo_coord.messages.message import Message
+    from mnemo_coord.settings import Settings
+
+_HOME = {
+    "Claim": "holdings.claims",
+    "CoordinationError": "errors",
+    "Coordinator": "coordinator",
+    "Delivery": "messages.delivery",
+    "Event": "events",
+    "EventKind": "events",
+    "Failure": "messages.delivery",
+    "Finding": "findings",
+    "Fleet": "fleet",
+    "Instance": "members.instance",
+    "Message": "messages.message",
+    "OwnerLock": "holdings.owner",
+    "Receipt": "messages.delivery",
+    "Report": "doctor",
+    "Settings": "settings",
+    "Severity": "findings",
+    "Verdict": "members.liveness",
+}
+
+__all__ = [
+    "Claim",
+    "CoordinationError",
+    "Coordinator",
+    "Delivery",
+    "Event",
+    "EventKind",
+    "Failure",
+    "Finding",
+    "Fleet",
+    "Instance",
+    "Message",
+    "OwnerLock",
+    "Receipt",
+    "Report",
+    "Settings",
+    "Severity",
+    "Verdict",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{home}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,192 @@
+"""The same coordinator for asyncio: the same names, awaited. It has no logic of its own; every call runs in a worker thread."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any, Self
+
+from mnemo_coord import coordinator
+
+if TYPE_CHECKING:
+    import os
+    from types import TracebackType
+
+    from mnemo_coord.events import Broadcaster, Event
+    from mnemo_coord.fleet import Fleet
+    from mnemo_coord.holdings.claims import Claim
+    from mnemo_coord.holdings.owner import OwnerLock
+    from mnemo_coord.members.instance import Instance
+    from mnemo_coord.members.registry import Registration
+    from mnemo_coord.messages.delivery import Delivery, Receipt
+    from mnemo_coord.messages.message import Message
+
+__all__ = ["AsyncClaim", "AsyncDelivery", "AsyncOwnerLock", "Coordinator"]
+
+_SLICE = 1.0
+"""Seconds that a worker thread waits at a time: how long a cancelled ``receive`` keeps its thread."""
+
+
+class _AsyncBlock:
+    """A ``with`` block that is entered and left in a worker thread."""
+
+    def __init__(self, block: Any) -> None:
+        self.wrapped = block
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.wrapped, name)
+
+    async def __aenter__(self) -> Any:
+        return await asyncio.to_thread(self.wrapped.__enter__)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.wrapped.__exit__, kind, error, trace)
+
+
+class AsyncDelivery(_AsyncBlock):
+    """A `Delivery` to be used with ``async with``; leaving normally acknowledges, raising gives it back."""
+
+    wrapped: Delivery
+
+    async def acknowledge(self) -> None:
+        """See `Delivery.acknowledge`."""
+        await asyncio.to_thread(self.wrapped.acknowledge)
+
+    async def give_back(self) -> None:
+        """See `Delivery.give_back`."""
+        await asyncio.to_thread(self.wrapped.give_back)
+
+
+class AsyncClaim(_AsyncBlock):
+    """A `Claim` to be used with ``async with``."""
+
+    wrapped: Claim
+
+
+class AsyncOwnerLock(_AsyncBlock):
+    """An `OwnerLock` to be used with ``async with``."""
+
+    wrapped: OwnerLock
+
+
+class Coordinator:
+    """`mnemo_coord.Coordinator` for asyncio. Takes the same arguments; use it with ``async with``."""
+
+    def __init__(self, state_dir: str | os.PathLike[str] | None = None, **options: Any) -> None:
+        self.sync = coordinator.Coordinator(state_dir, **options)
+        """The coordinator that does the work."""
+
+    async def __aenter__(self) -> Self:
+        await self.register()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.unregister()
+
+    async def register(self, *, api: tuple[str, int] | None = None) -> str:
+        """See `mnemo_coord.Coordinator.register`."""
+        return await asyncio.to_thread(self.sync.register, api=api)
+
+    async def unregister(self) -> None:
+        """See `mnemo_coord.Coordinator.unregister`."""
+        await asyncio.to_thread(self.sync.unregister)
+
+    @property
+    def name(self) -> str | None:
+        """The name that was asked for."""
+        return self.sync.name
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles that were asked for."""
+        return self.sync.roles
+
+    @property
+    def instance_id(self) -> str:
+        """8 hex digits, new at each registration."""
+        return self.sync.instance_id
+
+    @property
+    def fleet(self) -> Fleet:
+        """The fleet, whose methods are synchronous."""
+        return self.sync.fleet
+
+    @property
+    def events(self) -> Broadcaster:
+        """The events of this process."""
+        return self.sync.events
+
+    @property
+    def registration(self) -> Registration:
+        """What this instance says of itself."""
+        return self.sync.registration
+
+    @property
+    def healthy(self) -> bool:
+        """Whether its heartbeat and its lookout work."""
+        return self.sync.healthy
+
+    async def send(self, address: str, message_type: str, payload: Any = None, **options: Any) -> Receipt:
+        """See `mnemo_coord.Coordinator.send`."""
+        return await asyncio.to_thread(self.sync.send, address, message_type, payload, **options)
+
+    async def broadcast(self, message_type: str, payload: Any = None, *, durable: bool | None = None) -> Receipt:
+        """See `mnemo_coord.Coordinator.broadcast`."""
+        return await asyncio.to_thread(self.sync.broadcast, message_type, payload, durable=durable)
+
+    async def receive(self, timeout: float = 0.0) -> AsyncIterator[AsyncDelivery]:  # noqa: ASYNC109  # the mirror has its names
+        """See `mnemo_coord.Coordinator.receive`."""
+        deadline = time.monotonic() + timeout
+        while True:
+            left = max(0.0, deadline - time.monotonic())
+            waiting = self.sync.receive(min(left, _SLICE))
+            first = True
+            while (delivery := await asyncio.to_thread(next, waiting, None)) is not None:
+                first = False
+                yield AsyncDelivery(delivery)
+            if not first or left <= _SLICE:
+                return
+
+    def on_message(self, callback: Callable[[Message], None]) -> Callable[[], None]:
+        """See `mnemo_coord.Coordinator.on_message`; the callback runs in the event loop of the caller."""
+        loop = asyncio.get_running_loop()
+
+        def hand_over(message: Message) -> None:
+            async def call() -> None:
+                callback(message)
+
+            asyncio.run_coroutine_threadsafe(call(), loop).result()
+
+        return self.sync.on_message(hand_over)
+
+    def on_event(self, callback: Callable[[Event], None]) -> Callable[[], None]:
+        """See `mnemo_coord.Coordinator.on_event`; the callback runs in the event loop of the caller."""
+        loop = asyncio.get_running_loop()
+
+        def hand_over(event: Event) -> None:
+            loop.call_soon_threadsafe(callback, event)
+
+        return self.sync.on_event(hand_over)
+
+    async def instances(self) -> list[Instance]:
+        """See `mnemo_coord.Coordinator.instances`."""
+        return await asyncio.to_thread(self.sync.instances)
+
+    async def claim(self, name: str, *, timeout: float = 0.0) -> AsyncClaim:  # noqa: ASYNC109  # likewise
+        """See `mnemo_coord.Coordinator.claim`; ``async with await me.claim("x"):``."""
+        return AsyncClaim(await asyncio.to_thread(self.sync.claim, name, timeout=timeout))
+
+    async def own(self, path: str | os.PathLike[str], *, retry: float = 0.0) -> AsyncOwnerLock:
+        """See `mnemo_coord.Coordinator.own`; ``async with await me.own(path):``."""
+        return AsyncOwnerLock(await asyncio.to_thread(self.sync.own, path, retry=retry))
+
+    async def heartbeat(self) -> None:
+        """See `mnemo_coord.Coordinator.heartbeat`."""
+        await asyncio.to_thread(self.sync.heartbeat)
+
+    async def cleanup_stale(self) -> list[str]:
+        """See `mnemo_coord.Coordinator.cleanup_stale`."""
+        return await asyncio.to_thread(self.sync.cleanup_stale)

@@ -1,0 +1,81 @@
+"""What is printed: data on stdout, talk on stderr, nothing from data that could steer a terminal."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from mnemo_coord.display import printable
+
+__all__ = ["complain", "configure_logging", "document", "json_line", "line", "table", "talk"]
+
+
+def json_line(value: Any) -> str:
+    """One JSON document on one line, in ASCII: dataclasses become objects, tuples arrays."""
+    return json.dumps(value, default=_plain, separators=(",", ":")).replace("\x7f", "\\u007f")
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+def document(value: Any) -> None:
+    """Prints one JSON document and hands it on at once."""
+    sys.stdout.write(json_line(value) + "\n")
+    sys.stdout.flush()
+
+
+def line(text: str) -> None:
+    """Prints one line of data."""
+    sys.stdout.write(printable(text) + "\n")
+    sys.stdout.flush()
+
+
+def talk(text: str) -> None:
+    """Says something to the person, beside the data."""
+    sys.stderr.write(printable(text) + "\n")
+    sys.stderr.flush()
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Prints aligned columns; the last one is not padded."""
+    cells = [list(header), *([printable(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    for row in cells:
+        line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def complain(code: str, message: str, hint: str, exit_code: int, *, as_json: bool, **more: Any) -> int:
+    """Says what went wrong: one line, or the one JSON document. Returns the exit code."""
+    if as_json:
+        document({**more, "error": {"code": code, "message": message, "hint": hint}})
+    else:
+        talk(f"mnemosyne: {message}" + (f" ({hint})" if hint else ""))
+    return exit_code
+
+
+class _LineFormatter(logging.Formatter):
+    """``2026-11-05T04:54:00Z INFO …``: one record, one line, whatever is in it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
+        level = "WARN" if record.levelno == logging.WARNING else record.levelname
+        text = record.getMessage()
+        if record.exc_info and record.exc_info[1] is not None:
+            text += f": {type(record.exc_info[1]).__name__}: {record.exc_info[1]}"
+        return f"{at} {level} {printable(text)}"
+
+
+def configure_logging(level: int = logging.INFO) -> None:
+    """Sends the log to stderr."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_LineFormatter())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("mnemo_coord").setLevel(level)

@@ -1,0 +1,203 @@
+"""The coordinator: this process as an instance of a fleet.
+
+It registers, beats, watches its mailboxes and its fleet, and leaves. All of that is the membership's work; this is the
+interface that programs use.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Self
+
+from mnemo_coord import errors
+from mnemo_coord.disk.clock import Clock
+from mnemo_coord.events import Broadcaster, Event
+from mnemo_coord.fleet import Fleet
+from mnemo_coord.holdings import owner
+from mnemo_coord.holdings.claims import Claim
+from mnemo_coord.members.identity import check_name, check_role
+from mnemo_coord.members.instance import Instance
+from mnemo_coord.members.registry import Registration
+from mnemo_coord.membership import Membership
+from mnemo_coord.messages.delivery import Delivery, Receipt
+from mnemo_coord.messages.message import Message
+from mnemo_coord.settings import Settings
+
+__all__ = ["Coordinator"]
+
+
+class Coordinator:
+    """One instance of a fleet. As a ``with`` block: registered inside, gone after.
+
+    Args:
+        state_dir: the state directory; by default the one that applies to the current directory.
+        name: whose place this instance takes. One at a time has a name; messages for it wait while nobody does.
+        roles: what it can do. A message to ``@role`` goes to exactly one holder of that role.
+        settings: defaults to those of the environment.
+        clock: for tests.
+
+    Raises:
+        errors.Config: a name, role or setting is not valid.
+    """
+
+    def __init__(
+        self,
+        state_dir: str | os.PathLike[str] | None = None,
+        *,
+        name: str | None = None,
+        roles: Iterable[str] = (),
+        settings: Settings | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self.name = None if name is None else check_name(name)
+        self.roles = tuple(dict.fromkeys(check_role(role) for role in roles))
+        self._state_dir = state_dir
+        self._settings = settings
+        self._clock = clock
+        self._member: Membership | None = None
+
+    # Coming and going
+
+    def register(self, *, api: tuple[str, int] | None = None) -> str:
+        """Joins the fleet and returns the instance's id. ``api`` is host and port of an API that is already bound.
+
+        Raises:
+            errors.Conflict: somebody alive has the name, or this coordinator is registered already.
+            errors.State: the state directory cannot be used.
+            errors.TimedOut: the registry stayed locked.
+        """
+        if self._member is not None:
+            raise errors.Conflict(f"already registered as {self.instance_id}")
+        fleet = Fleet.open(self._state_dir, settings=self._settings, clock=self._clock)
+        try:
+            self._member = Membership(fleet, self.name, self.roles, api)
+        except BaseException:
+            fleet.close()
+            raise
+        return self.instance_id
+
+    def unregister(self) -> None:
+        """Leaves the fleet and removes everything that is this instance's own. Idempotent; nothing in a forked child."""
+        member, self._member = self._member, None
+        if member is not None and member.pid == os.getpid():
+            member.leave()
+
+    def __enter__(self) -> Self:
+        self.register()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.unregister()
+
+    @property
+    def _here(self) -> Membership:
+        if self._member is None:
+            raise errors.Conflict("not registered", hint="use it as a `with` block, or call register() first")
+        return self._member
+
+    @property
+    def instance_id(self) -> str:
+        """8 hex digits, new at each registration."""
+        return self._here.instance_id
+
+    @property
+    def fleet(self) -> Fleet:
+        """The fleet that this instance is in."""
+        return self._here.fleet
+
+    @property
+    def events(self) -> Broadcaster:
+        """The events of this process."""
+        return self.fleet.events
+
+    @property
+    def registration(self) -> Registration:
+        """What this instance says of itself."""
+        return self._here.registration
+
+    @property
+    def healthy(self) -> bool:
+        """Whether its heartbeat and its lookout work."""
+        return self._here.healthy
+
+    # Messages
+
+    def send(
+        self,
+        address: str,
+        message_type: str,
+        payload: Any = None,
+        *,
+        durable: bool | None = None,
+        message_id: str | None = None,
+    ) -> Receipt:
+        """Sends one message to an instance id, a name or an ``@role``.
+
+        A name or role without a holder gets it when there is one (``receipt.waiting``).
+
+        Raises:
+            errors.UnknownAddress: no live instance has this id.
+            errors.MailboxFull: too many messages wait there.
+            errors.Config: address, type or payload are not valid, or the message is too large.
+            errors.State: it could not be written.
+        """
+        here = self._here
+        receipt = here.fleet.send(
+            address, message_type, payload, sender=here.instance_id, durable=durable, message_id=message_id
+        )
+        if receipt.failed:
+            raise errors.UnknownAddress(f"{address}: {receipt.failed[0].reason}", address=address, receipt=receipt)
+        return receipt
+
+    def broadcast(self, message_type: str, payload: Any = None, *, durable: bool | None = None) -> Receipt:
+        """Sends a copy to every live instance but this one; the receipt names who got it and who did not."""
+        return self.fleet.broadcast(message_type, payload, sender=self.instance_id, durable=durable)
+
+    def receive(self, timeout: float = 0.0) -> Iterator[Delivery]:
+        """What waits for this instance, its name and its roles; waits up to ``timeout`` seconds for the first.
+
+        Each message is claimed when the iteration comes to it. Acknowledge each delivery, best as a ``with`` block.
+        """
+        return self._here.receive(timeout)
+
+    def on_message(self, callback: Callable[[Message], None]) -> Callable[[], None]:
+        """Calls back for every message, in a thread of its own; returning acknowledges it, raising gives it back.
+
+        Returns the function that ends it.
+        """
+        return self._here.on_message(callback)
+
+    def on_event(self, callback: Callable[[Event], None]) -> Callable[[], None]:
+        """Calls back for every event of this process. Returns the function that ends it."""
+        return self.events.subscribe(callback)
+
+    # The fleet
+
+    def instances(self) -> list[Instance]:
+        """Everybody who is registered, with a verdict."""
+        return self.fleet.instances()
+
+    def claim(self, name: str, *, timeout: float = 0.0) -> Claim:
+        """Takes what one instance of the fleet may hold; the kernel frees it when this process ends.
+
+        Raises:
+            errors.Conflict: it is held by another after ``timeout`` seconds; ``holder`` says by whom.
+        """
+        return self._here.claim(name, timeout)
+
+    def own(self, path: str | os.PathLike[str], *, retry: float = 0.0) -> owner.OwnerLock:
+        """Takes the owner lock of any file: ``<path>.lock``.
+
+        Raises:
+            errors.Conflict: another owner still has it after ``retry`` seconds.
+        """
+        return owner.own(path, self.fleet.clock, instance_id=self.instance_id, retry=retry)
+
+    def heartbeat(self) -> None:
+        """Beats once, and mends what is no longer as it should be. For programs that bring their own loop."""
+        self._here.beat()
+
+    def cleanup_stale(self) -> list[str]:
+        """Reaps every dead instance now. Returns their ids."""
+        return self.fleet.cleanup_stale()

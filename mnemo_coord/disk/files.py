@@ -1,0 +1,282 @@
+"""Opening, reading and publishing files without following, hanging on or trusting what somebody planted.
+
+Every path is a single name inside a folder that is held open: a name cannot be swapped for a link between check and use.
+What is read is a regular file of ours with one name, at most so many bytes. What is written is complete before it has its
+final name. The crash points are the instants at which a test kills the process to see what is left.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import stat
+from contextlib import contextmanager, suppress
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+from mnemo_coord import errors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = [
+    "DIR_MODE",
+    "FILE_MODE",
+    "CrashPoint",
+    "crash_point",
+    "create",
+    "make_dir",
+    "open_dir",
+    "open_regular",
+    "opened",
+    "ownership_problem",
+    "publish",
+    "read_at_most",
+    "read_bounded",
+    "remove",
+    "replace",
+    "ring",
+    "write_all",
+]
+
+DIR_MODE: Final = 0o700
+FILE_MODE: Final = 0o600
+
+# O_NONBLOCK: opening a planted FIFO for reading would otherwise hang for ever.
+_SAFE: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+_DIR: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_PLANTED: Final = frozenset({errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EISDIR})
+_CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class CrashPoint(StrEnum):
+    """Where a process may die in the middle of an operation. Named for what has just been done."""
+
+    LIFE_LOCK_CREATED = "life-lock-created"
+    LIFE_LOCK_TAKEN = "life-lock-taken"
+    RECORD_WRITTEN = "record-written"
+    FIRST_BEAT_WRITTEN = "first-beat-written"
+    REGISTRY_LOCKED = "registry-locked"
+    REGISTRY_TMP_CREATED = "registry-tmp-created"
+    REGISTRY_TMP_WRITTEN = "registry-tmp-written"
+    REGISTRY_REPLACED = "registry-replaced"
+    MAILBOX_MADE = "mailbox-made"
+    MESSAGE_TMP_CREATED = "message-tmp-created"
+    MESSAGE_TMP_WRITTEN = "message-tmp-written"
+    MESSAGE_PUBLISHED = "message-published"
+    MESSAGE_CLAIMED = "message-claimed"
+    MESSAGE_HANDLED = "message-handled"
+    MESSAGE_ACKNOWLEDGED = "message-acknowledged"
+    CLAIM_LOCKED = "claim-locked"
+    CLAIM_EPOCH_RAISED = "claim-epoch-raised"
+    CLAIM_RECORDED = "claim-recorded"
+    REAP_LOCKED = "reap-locked"
+    REAP_MESSAGES_RETURNED = "reap-messages-returned"
+    REAP_RECORD_REMOVED = "reap-record-removed"
+    LEAVE_RECORD_REMOVED = "leave-record-removed"
+    LEAVE_MAILBOX_REMOVED = "leave-mailbox-removed"
+
+
+CRASH_VARIABLE: Final = "MNEMOSYNE_CRASH_POINT"
+"""``NAME`` or ``NAME:N``: the process kills itself when it passes this point for the N-th time. For tests."""
+
+_armed, _, _count = os.environ.get(CRASH_VARIABLE, "").partition(":")
+_passes_left = int(_count or 1) if (_count or "1").isdecimal() else 1
+
+
+def crash_point(point: CrashPoint) -> None:
+    """Dies here by SIGKILL if the environment asks for it; otherwise costs a comparison."""
+    global _passes_left  # noqa: PLW0603  # a process dies once: there is nothing to encapsulate
+    if _armed and point == _armed:
+        _passes_left -= 1
+        if _passes_left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def open_dir(name: str, *, dir_fd: int | None = None) -> int:
+    """Opens a folder for use as ``dir_fd``. Its last component is never a link.
+
+    Raises:
+        FileNotFoundError: there is none.
+        errors.Untrusted: it is a link or no folder, another user's, or others may enter it.
+    """
+    try:
+        fd = os.open(name, _DIR, dir_fd=dir_fd)
+    except NotADirectoryError:
+        raise errors.Untrusted.at(name, "is not a folder, or is a symbolic link") from None
+    problem = ownership_problem(os.fstat(fd))
+    if problem:
+        os.close(fd)
+        raise errors.Untrusted.at(name, problem, hint="`mnemosyne doctor --fix` tightens what is ours")
+    return fd
+
+
+def make_dir(name: str, *, dir_fd: int | None = None) -> int:
+    """Opens a folder, making it with mode 0700 first where it is missing, whatever the umask."""
+    with suppress(FileNotFoundError):
+        return open_dir(name, dir_fd=dir_fd)
+    # RACE: two processes make the same folder: the loser opens the winner's.
+    with suppress(FileExistsError):
+        os.mkdir(name, DIR_MODE, dir_fd=dir_fd)
+        fd = os.open(name, _DIR, dir_fd=dir_fd)
+        os.fchmod(fd, DIR_MODE)
+        return fd
+    return open_dir(name, dir_fd=dir_fd)
+
+
+def ownership_problem(status: os.stat_result) -> str:
+    """Why a file or folder must not be used, or an empty string."""
+    if status.st_uid != os.geteuid():
+        return f"belongs to user {status.st_uid}, not to us"
+    if status.st_mode & 0o077:
+        return f"has mode {stat.S_IMODE(status.st_mode):04o}: other users can reach it"
+    return ""
+
+
+def open_regular(name: str, flags: int = os.O_RDONLY, *, dir_fd: int) -> int:
+    """Opens an existing regular file of ours that has exactly this one name.
+
+    Raises:
+        FileNotFoundError: there is none.
+        errors.Untrusted: a link, FIFO, folder, device, socket, a second hard link, or another user's file.
+        OSError: any other failure, such as EMFILE.
+    """
+    try:
+        fd = os.open(name, flags | _SAFE, dir_fd=dir_fd)
+    except (FileNotFoundError, PermissionError):
+        raise
+    except OSError as error:
+        if error.errno in _PLANTED:
+            raise errors.Untrusted.at(name, "is not a regular file") from None
+        raise
+    status = os.fstat(fd)
+    if stat.S_ISREG(status.st_mode) and status.st_nlink <= 1 and status.st_uid == os.geteuid():
+        return fd
+    os.close(fd)
+    raise errors.Untrusted.at(name, _oddity(status))
+
+
+def _oddity(status: os.stat_result) -> str:
+    if not stat.S_ISREG(status.st_mode):
+        return "is not a regular file"
+    if status.st_nlink > 1:
+        return "has a second hard link"
+    return f"belongs to user {status.st_uid}, not to us"
+
+
+def read_at_most(fd: int, limit: int) -> bytes:
+    """Up to ``limit`` bytes from the start of an open file."""
+    data = os.pread(fd, limit, 0)
+    while 0 < len(data) < limit:
+        more = os.pread(fd, limit - len(data), len(data))
+        if not more:
+            break
+        data += more
+    return data
+
+
+def read_bounded(name: str, limit: int, *, dir_fd: int) -> bytes:
+    """The whole content of a regular file of ours.
+
+    Raises:
+        FileNotFoundError: there is none.
+        errors.Damaged: it has more than ``limit`` bytes; at most one more is read.
+        errors.Untrusted: see `open_regular`.
+    """
+    fd = open_regular(name, dir_fd=dir_fd)
+    try:
+        data = read_at_most(fd, limit + 1)
+    finally:
+        os.close(fd)
+    if len(data) > limit:
+        raise errors.Damaged.at(name, f"is larger than {limit} bytes")
+    return data
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Writes everything or raises: os.write may write less than it was given."""
+    view = memoryview(data)
+    while view:
+        written = os.write(fd, view)
+        view = view[written:]
+
+
+def create(name: str, *, dir_fd: int, flags: int = os.O_WRONLY) -> int:
+    """Makes a new empty file with mode 0600, whatever the umask, and opens it.
+
+    Raises:
+        FileExistsError: the name is taken.
+    """
+    fd = os.open(name, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE, dir_fd=dir_fd)
+    os.fchmod(fd, FILE_MODE)
+    return fd
+
+
+def publish(
+    name: str, data: bytes, *, dir_fd: int, tmp_name: str, tmp_fd: int, durable: bool, points: tuple[CrashPoint, ...] = ()
+) -> None:
+    """Makes ``name`` appear with all of ``data``, or not at all, replacing what had that name.
+
+    Not promised: that it survives a power cut unless ``durable``, and that nobody replaces it in the same instant. When
+    it raises, nothing has appeared and the temporary file is gone.
+    """
+    fd = _open_tmp(tmp_name, tmp_fd)
+    try:
+        try:
+            if points:
+                crash_point(points[0])
+            os.fchmod(fd, FILE_MODE)
+            write_all(fd, data)
+            if durable:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+        if points:
+            crash_point(points[1])
+        os.rename(tmp_name, name, src_dir_fd=tmp_fd, dst_dir_fd=dir_fd)
+    except BaseException:
+        remove(tmp_name, dir_fd=tmp_fd)
+        raise
+    if points:
+        crash_point(points[2])
+    if durable:
+        os.fsync(dir_fd)
+
+
+def _open_tmp(name: str, dir_fd: int) -> int:
+    try:
+        return os.open(name, _CREATE, FILE_MODE, dir_fd=dir_fd)
+    except FileExistsError:
+        # Names of temporary files carry their writer, so this is the leftover of a dead one with our process number.
+        remove(name, dir_fd=dir_fd)
+        return os.open(name, _CREATE, FILE_MODE, dir_fd=dir_fd)
+
+
+def replace(name: str, data: bytes, *, dir_fd: int, writer: str, points: tuple[CrashPoint, ...] = ()) -> None:
+    """Replaces a record durably; the temporary file is named for its writer, so that its leftover can be told."""
+    publish(name, data, dir_fd=dir_fd, tmp_name=f"{name}.{writer}.tmp", tmp_fd=dir_fd, durable=True, points=points)
+
+
+def remove(name: str, *, dir_fd: int) -> bool:
+    """Unlinks a name; False when it was gone already."""
+    try:
+        os.unlink(name, dir_fd=dir_fd)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def ring(name: str, *, dir_fd: int) -> None:
+    """Touches a bell: watchers of its folder wake. A bell that is missing is nobody's loss, the poll is underneath."""
+    with suppress(OSError):
+        os.utime(name, dir_fd=dir_fd, follow_symlinks=False)
+
+
+@contextmanager
+def opened(fd: int) -> Iterator[int]:
+    """Closes a descriptor at the end of a block."""
+    try:
+        yield fd
+    finally:
+        os.close(fd)

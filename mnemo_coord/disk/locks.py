@@ -1,0 +1,286 @@
+"""Kernel locks on files: held by a process, freed by the kernel whatever way the process ends.
+
+Two kinds. *Short* locks (`hold`) guard one read-modify-write; their files under ``locks/`` are permanent and empty, because
+unlinking a lock file lets two holders in. *Life* locks (`LifeLock`) are held as long as their owner lives and are the proof
+that it does; others look at them with `probe`, through a descriptor opened for reading only: closing a file that was
+open for writing wakes everybody who watches the folder, so probing with a writable one would wake the fleet, which would
+probe again.
+
+All are flock(2) locks through filelock's descriptor API: a lock belongs to an open file description, so two threads of a
+process exclude each other as two processes do. A forked child inherits the description and would keep a dead parent's lock;
+therefore every descriptor here is closed in the child.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+import re
+import time
+import weakref
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+from mnemo_coord import errors
+from mnemo_coord.disk import files
+from mnemo_coord.disk.state_dir import LOCKS, StateDir
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = [
+    "Descriptor",
+    "LifeLock",
+    "LockState",
+    "Probe",
+    "hold",
+    "holder_pid",
+    "open_lock_file",
+    "probe",
+    "take",
+    "take_descriptor",
+]
+
+_SHORTEST_PAUSE: Final = 0.0005
+_LONGEST_PAUSE: Final = 0.010
+"""Waiting for a short lock: filelock's own 50 ms between tries makes fifty writers wait for each other for half a second."""
+_PROBE_PATIENCE: Final = 1.0
+"""A probe holds a shared lock for microseconds; whoever takes a lock for good tries again for so many seconds."""
+
+
+class LockState(StrEnum):
+    """What a probe saw."""
+
+    HELD = "held"
+    FREE = "free"
+    MISSING = "missing"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Probe:
+    """A lock file as seen from outside."""
+
+    state: LockState
+    identity: tuple[int, int] | None = None
+    """Device and inode of the file that is there now."""
+
+
+def take_descriptor(fd: int, timeout: float) -> bool:
+    """Takes the exclusive lock of an open file, waiting up to ``timeout`` seconds."""
+    # Imported here: probing needs no filelock, and most commands only probe.
+    from filelock import lock_descriptor
+
+    deadline, pause = time.monotonic() + timeout, _SHORTEST_PAUSE
+    while not lock_descriptor(fd, blocking=False):
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return False
+        time.sleep(min(left, pause * (0.5 + random.random())))  # noqa: S311  # spreads waiters, guards nothing
+        pause = min(2 * pause, _LONGEST_PAUSE)
+    return True
+
+
+@contextmanager
+def hold(state: StateDir, name: str, timeout: float) -> Iterator[None]:
+    """Holds the short lock ``name`` for a block.
+
+    Raises:
+        errors.TimedOut: somebody else held it all the time; the message says who.
+        errors.Untrusted: what lies at its path is no lock file of ours.
+    """
+    folder = state.folder(LOCKS)
+    fd = open_lock_file(f"{name}.lock", folder)
+    held = Descriptor(fd)
+    try:
+        if not take_descriptor(fd, timeout):
+            raise errors.TimedOut(
+                f"{state.path / LOCKS / name}.lock: still held by {_describe(fd)} after {timeout:g} s",
+                hint="try again; if that process hangs, end it",
+                timeout=timeout,
+            )
+        yield
+    finally:
+        held.close()
+
+
+def open_lock_file(name: str, folder: int) -> int:
+    """Opens a permanent lock file, making it where it is missing."""
+    try:
+        return files.open_regular(name, os.O_RDWR, dir_fd=folder)
+    except FileNotFoundError:
+        pass
+    # RACE: two processes make it: the loser opens the winner's.
+    try:
+        return files.create(name, dir_fd=folder, flags=os.O_RDWR)
+    except FileExistsError:
+        return files.open_regular(name, os.O_RDWR, dir_fd=folder)
+
+
+def probe(name: str, *, dir_fd: int) -> Probe:
+    """Looks whether a life lock is held, without disturbing its owner or waking anybody."""
+    try:
+        fd = files.open_regular(name, dir_fd=dir_fd)
+    except FileNotFoundError:
+        return Probe(state=LockState.MISSING)
+    except (OSError, errors.Untrusted):
+        return Probe(state=LockState.UNKNOWN)
+    try:
+        status = os.fstat(fd)
+        return Probe(state=_lock_state(fd), identity=(status.st_dev, status.st_ino))
+    finally:
+        os.close(fd)
+
+
+def _lock_state(fd: int) -> LockState:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return LockState.HELD
+    except OSError:
+        return LockState.UNKNOWN
+    return LockState.FREE
+
+
+def take(name: str, *, dir_fd: int, timeout: float = _PROBE_PATIENCE) -> int | None:
+    """Takes somebody's abandoned life lock, through a read-only descriptor. The caller closes it.
+
+    Returns None when it is held, or gone.
+    """
+    try:
+        fd = files.open_regular(name, dir_fd=dir_fd)
+    except FileNotFoundError:
+        return None
+    if take_descriptor(fd, timeout) and os.fstat(fd).st_nlink > 0:
+        return fd
+    os.close(fd)
+    return None
+
+
+class Descriptor:
+    """An open file that a forked child must not keep: it would hold its locks, and hide the death of its owner."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        _held.add(self)
+
+    def close(self) -> None:
+        """Closes it. Idempotent."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            with suppress(OSError):
+                os.close(fd)
+
+
+_held: weakref.WeakSet[Descriptor] = weakref.WeakSet()
+
+
+def _close_in_child() -> None:
+    for held in tuple(_held):
+        held.close()
+
+
+os.register_at_fork(after_in_child=_close_in_child)
+
+
+class LifeLock(Descriptor):
+    """The lock file of one owner, open for writing and locked until `close` or death.
+
+    Open for writing on purpose: when the process dies the kernel closes the file, which tells every watcher of the folder.
+    The file may carry content, written in place by its owner.
+    """
+
+    def __init__(self, name: str, dir_fd: int, fd: int) -> None:
+        super().__init__(fd)
+        self.name = name
+        self._dir_fd = dir_fd
+
+    @classmethod
+    def create(cls, name: str, *, dir_fd: int) -> LifeLock | None:
+        """Makes the file and takes its lock; None when the name is taken."""
+        try:
+            fd = files.create(name, dir_fd=dir_fd, flags=os.O_RDWR)
+        except FileExistsError:
+            return None
+        files.crash_point(files.CrashPoint.LIFE_LOCK_CREATED)
+        lock = cls(name, dir_fd, fd)
+        # RACE: between the two a reaper may find a free lock file without a record and remove it: then start over.
+        if take_descriptor(fd, _PROBE_PATIENCE) and lock._at_path():
+            files.crash_point(files.CrashPoint.LIFE_LOCK_TAKEN)
+            return lock
+        lock.close()
+        return None
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """Device and inode of the file."""
+        status = os.fstat(self.fd)
+        return status.st_dev, status.st_ino
+
+    def write(self, data: bytes) -> None:
+        """Replaces the content, in place."""
+        os.pwrite(self.fd, data, 0)
+        os.ftruncate(self.fd, len(data))
+
+    def is_held(self) -> bool:
+        """Whether this process still holds the file at this path: the check that an owner makes of itself.
+
+        Libraries close descriptors behind our back and people delete files, and neither tells us.
+        """
+        if not self._at_path():
+            return False
+        # A second descriptor must be refused; if it is not, the lock went away without the file.
+        return probe(self.name, dir_fd=self._dir_fd).state is LockState.HELD
+
+    def _at_path(self) -> bool:
+        try:
+            mine, at_path = os.fstat(self.fd), os.stat(self.name, dir_fd=self._dir_fd, follow_symlinks=False)
+        except OSError:
+            return False
+        return mine.st_nlink > 0 and (mine.st_dev, mine.st_ino) == (at_path.st_dev, at_path.st_ino)
+
+    def reacquire(self, dir_fd: int) -> None:
+        """Takes the lock again after `is_held` said no, making the file where it is gone.
+
+        Raises:
+            errors.LeaseLost: somebody else holds it now.
+        """
+        if self._at_path():
+            self.close()
+        # Otherwise the number may meanwhile belong to a file of somebody else in this process: leave it alone.
+        self._dir_fd = dir_fd
+        self.fd = open_lock_file(self.name, dir_fd)
+        if not take_descriptor(self.fd, _PROBE_PATIENCE):
+            raise errors.LeaseLost(f"{self.name}: now held by {_describe(self.fd)}")
+
+    def remove(self) -> None:
+        """Unlinks the file while it is held, then lets go: its name is free for good."""
+        if self._at_path():
+            files.remove(self.name, dir_fd=self._dir_fd)
+        self.close()
+
+
+def holder_pid(fd: int) -> int | None:
+    """The process that holds the lock of an open file, read off /proc/locks; None where that cannot be told.
+
+    Nothing is written into lock files for this: it would cost every holder to serve the rare one who has to wait in vain.
+    """
+    status = os.fstat(fd)
+    wanted = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    try:
+        with open("/proc/locks", encoding="ascii") as table:
+            found = (_LOCK_LINE.match(line) for line in table)
+            return next((int(line[1]) for line in found if line and line[2] == wanted), None)
+    except OSError:
+        return None
+
+
+_LOCK_LINE: Final = re.compile(r"\d+: FLOCK +\S+ +\S+ +(\d+) (\S+) ")
+
+
+def _describe(fd: int) -> str:
+    pid = holder_pid(fd)
+    return f"process {pid}" if pid else "another process"

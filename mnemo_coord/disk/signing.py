@@ -1,0 +1,194 @@
+"""The fleet's key, and what is signed with it.
+
+::
+
+    secret      64 hex digits and a newline: 32 bytes from the system's generator, made once, never rewritten in place
+    subkey      HKDF-SHA256(secret, salt "mnemosyne/v1", info = the purpose), 32 bytes          (RFC 5869)
+    signature   HMAC-SHA256(subkey, purpose ":" key id ":" the exact bytes), as 64 hex digits   (RFC 2104)
+    key id      the first 8 hex digits of SHA-256 of the 32 secret bytes
+
+A key for each purpose keeps a heartbeat from being passed off as a message. With ``MNEMOSYNE_SHARED_SECRET`` set, its bytes
+(16 at least) stand in place of the 32 and there is no file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import re
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+from mnemo_coord import errors
+from mnemo_coord.disk import files, locks
+from mnemo_coord.findings import Finding, Severity
+from mnemo_coord.settings import SECRET_VARIABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mnemo_coord.disk.state_dir import StateDir
+
+__all__ = ["Purpose", "Signer", "check", "load", "refresh"]
+
+SECRET: Final = "secret"
+_LENGTH: Final = 32
+_LEAST: Final = 16
+_PATIENCE: Final = 10.0
+_SALT: Final = b"mnemosyne/v1"
+_TEXT: Final = re.compile(rb"([0-9a-f]{64})\n?")
+
+
+class Purpose(StrEnum):
+    """What a signature is for. Part of the key and of what is signed."""
+
+    RECORD = "record"
+    HEARTBEAT = "heartbeat"
+    MESSAGE = "message"
+    CLAIM = "claim"
+    HISTORY = "history"
+    HEALTH = "health"
+
+
+class Signer:
+    """Signs and verifies with one secret."""
+
+    def __init__(self, secret: bytes, version: tuple[int, int] = (0, 0)) -> None:
+        self.adopt(secret, version)
+
+    def adopt(self, secret: bytes, version: tuple[int, int]) -> None:
+        """Signs with another secret from now on. ``version`` tells which file it came from."""
+        self._secret = secret
+        self.version = version
+        self.key_id = hashlib.sha256(secret).hexdigest()[:8]
+        self._subkeys: dict[Purpose, tuple[bytes, bytes]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Signer {self.key_id}>"
+
+    def _subkey(self, purpose: Purpose) -> tuple[bytes, bytes]:
+        made = self._subkeys.get(purpose)
+        if made is None:
+            made = self._subkeys[purpose] = (self._derive(purpose), f"{purpose}:{self.key_id}:".encode())
+        return made
+
+    def _derive(self, purpose: Purpose) -> bytes:
+        # Imported here: nothing but this needs it, and it costs more than everything else that `send` loads.
+        from cryptography.hazmat.primitives.hashes import SHA256
+        from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+        return HKDF(algorithm=SHA256(), length=_LENGTH, salt=_SALT, info=purpose.encode()).derive(self._secret)
+
+    def sign(self, purpose: Purpose, data: bytes) -> bytes:
+        """The 32 bytes of the signature."""
+        key, label = self._subkey(purpose)
+        return hmac.digest(key, label + data, "sha256")
+
+    def verify(self, purpose: Purpose, data: bytes, signature: bytes) -> bool:
+        """Whether the signature is ours, in constant time."""
+        return hmac.compare_digest(self.sign(purpose, data), signature)
+
+
+def load(state: StateDir, environ: Mapping[str, str] | None = None) -> Signer:
+    """The signer of the fleet; makes the key on first use.
+
+    Raises:
+        errors.Config: the variable is set and too short.
+        errors.Untrusted: the file is not ours, or others could read it.
+        errors.Damaged: it does not hold a key.
+        errors.NotFound: there is none and the state directory is open for reading only.
+    """
+    from_environment = (os.environ if environ is None else environ).get(SECRET_VARIABLE)
+    if from_environment:
+        return Signer(_checked(os.fsencode(from_environment)))
+    try:
+        secret = _read(state)
+    except FileNotFoundError:
+        if not state.writable:
+            raise errors.NotFound(f"{state.path / SECRET}: the fleet has no key yet", path=str(state.path / SECRET)) from None
+        secret = _make(state)
+    return Signer(secret, _version(state))
+
+
+def refresh(signer: Signer, state: StateDir) -> bool:
+    """Adopts the key in the file if it is another one than the signer's. Returns whether it did; cheap when not.
+
+    Raises:
+        errors.State: the file is there and cannot be used.
+    """
+    version = _version(state)
+    if (0, 0) in {version, signer.version} or version == signer.version:
+        return False
+    signer.adopt(_read(state), version)
+    return True
+
+
+def _version(state: StateDir) -> tuple[int, int]:
+    try:
+        status = os.stat(SECRET, dir_fd=state.fd, follow_symlinks=False)
+    except OSError:
+        return (0, 0)
+    return status.st_ino, status.st_mtime_ns
+
+
+def _checked(secret: bytes) -> bytes:
+    if len(secret) < _LEAST:
+        raise errors.Config(f"{SECRET_VARIABLE} is shorter than {_LEAST} bytes", hint="openssl rand -hex 32 makes a good one")
+    return secret
+
+
+def _read(state: StateDir) -> bytes:
+    try:
+        fd = files.open_regular(SECRET, dir_fd=state.fd)
+    except errors.Untrusted as error:
+        raise errors.Untrusted.at(state.path / SECRET, error.reason) from None
+    with files.opened(fd):
+        problem = files.ownership_problem(os.fstat(fd))
+        text = files.read_at_most(fd, 128)
+    if problem:
+        raise errors.Untrusted.at(state.path / SECRET, problem, hint="`mnemosyne doctor --fix` replaces it")
+    match = _TEXT.fullmatch(text)
+    if match is None:
+        raise errors.Damaged.at(state.path / SECRET, "does not hold a key", hint="`mnemosyne doctor --fix` replaces it")
+    return bytes.fromhex(match[1].decode())
+
+
+def _make(state: StateDir) -> bytes:
+    """Makes the key, once: the lock lets one process write it, the others then read it."""
+    with locks.hold(state, SECRET, _PATIENCE):
+        try:
+            return _read(state)
+        except FileNotFoundError:
+            secret = os.urandom(_LENGTH)
+            files.replace(SECRET, secret.hex().encode() + b"\n", dir_fd=state.fd, writer=str(os.getpid()))
+            return secret
+
+
+def check(state: StateDir, *, stamp: int, fix: bool = False) -> list[Finding]:
+    """Whether the key can be used. A key that others could read, or that is damaged, is replaced by a new one.
+
+    Live instances notice the new key at their next heartbeat and sign with it from then on.
+    """
+    if os.environ.get(SECRET_VARIABLE):
+        return []
+    try:
+        _read(state)
+    except FileNotFoundError:
+        return []
+    except errors.State as error:
+        finding = Finding(
+            code=f"secret-{error.code}",
+            severity=Severity.ERROR,
+            subject=SECRET,
+            message=error.reason,
+            hint="`mnemosyne doctor --fix` sets it aside and makes a new one",
+        )
+        return [_replace(state, finding, stamp) if fix else finding]
+    return []
+
+
+def _replace(state: StateDir, finding: Finding, stamp: int) -> Finding:
+    state.set_aside(SECRET, dir_fd=state.fd, stamp=stamp)
+    _make(state)
+    return finding.mended()

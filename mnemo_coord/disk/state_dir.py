@@ -1,0 +1,338 @@
+"""The state directory: where it is, who may use it, and what lies in it.
+
+::
+
+    .mnemosyne/                    0700, ours; everything in it 0700 or 0600
+    ├── secret                     64 hex digits: the fleet's key (signing)
+    ├── process_registry.json      who has registered (members.registry)
+    ├── history.jsonl              who came, left and died (members.history)
+    ├── instances/                 <id>.lock, <id>.beat (members.identity, members.heartbeat)
+    ├── coordination_queue/        mailboxes, tmp/, quarantine/, dead_letter/ (messages.mailbox)
+    ├── claims/                    <hex>.lock, <hex>.json (holdings.claims)
+    ├── locks/                     registry.lock, reaper.lock, doctor.lock: permanent, empty (locks)
+    └── quarantine/                damaged records, set aside under <name>.<time>
+
+It is found, in this order: the path given; ``MNEMOSYNE_DIR``; in a git repository ``.mnemosyne`` at the root of its main
+worktree, so that every linked worktree shares one fleet; the nearest ancestor that has one; the current directory.
+
+It is opened once and everything inside is reached through the open folder, so renaming it away or putting a link in its
+place cannot redirect what a running process does. The process notices at its next heartbeat (`StateDir.is_current`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from mnemo_coord import errors
+from mnemo_coord.disk import files
+from mnemo_coord.findings import Finding, Severity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+__all__ = ["CLAIMS", "INSTANCES", "LOCKS", "NAME", "QUARANTINE", "QUEUE", "StateDir", "check", "locate"]
+
+_log = logging.getLogger(__name__)
+
+NAME: Final = ".mnemosyne"
+INSTANCES: Final = "instances"
+QUEUE: Final = "coordination_queue"
+CLAIMS: Final = "claims"
+LOCKS: Final = "locks"
+QUARANTINE: Final = "quarantine"
+
+_EXCLUDE_LINE: Final = f"/{NAME}/"
+
+
+def locate(explicit: str | os.PathLike[str] | None = None, environ: Mapping[str, str] | None = None) -> Path:
+    """Where the state directory is or would be. Touches nothing.
+
+    Raises:
+        errors.State: the current directory is gone and none was named.
+    """
+    surroundings = os.environ if environ is None else environ
+    named = explicit or surroundings.get("MNEMOSYNE_DIR")
+    try:
+        if named:
+            path = Path(named).expanduser().absolute()
+            return Path(os.path.realpath(path.parent)) / path.name
+        here = Path.cwd()
+    except FileNotFoundError:
+        raise errors.State.at(".", "the current directory is gone", hint="change to one that exists, or give --dir") from None
+    repository = main_worktree(here)
+    if repository:
+        return repository / NAME
+    for folder in (here, *here.parents):
+        if os.path.lexists(folder / NAME):
+            return folder / NAME
+    return here / NAME
+
+
+def main_worktree(start: Path) -> Path | None:
+    """The root of the main worktree of the git repository around ``start``, or None outside of one.
+
+    Read off the files, as gitrepository-layout(5) gives them, because asking git would cost a process at every start. A
+    bare repository has no main worktree: its linked worktrees share the folder that holds the repository.
+    """
+    for folder in (start, *start.parents):
+        marker = folder / ".git"
+        if marker.is_dir():
+            return folder
+        if marker.is_file():
+            return _main_of_linked(folder, marker)
+    return None
+
+
+def _main_of_linked(folder: Path, marker: Path) -> Path:
+    try:
+        first, _, target = marker.read_text(errors="surrogateescape")[:4096].partition(":")
+        admin = (folder / target.strip()).resolve()
+        if first != "gitdir" or not (admin / "commondir").is_file():
+            return folder  # a submodule, or a worktree made with --separate-git-dir: its root is its own
+        common = (admin / (admin / "commondir").read_text()[:4096].strip()).resolve()
+    except (OSError, ValueError):
+        return folder
+    return common.parent
+
+
+class StateDir:
+    """An open, verified state directory. Use `StateDir.open`."""
+
+    def __init__(self, path: Path, fd: int, *, writable: bool) -> None:
+        self.path = path
+        self.fd = fd
+        self.writable = writable
+        self._folders: dict[str, int] = {}
+        self._stale: list[int] = []
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str] | None = None, *, create: bool = True, tighten: bool = False) -> StateDir:
+        """Opens the state directory that applies here, making it first if ``create``.
+
+        ``tighten`` takes away the rights of others where the folder is ours; only the doctor asks for that.
+
+        Raises:
+            errors.NotFound: there is none and ``create`` is false.
+            errors.Untrusted: it is not ours, a link, or open to others.
+            errors.State: it cannot be made or opened.
+        """
+        where = locate(path)
+        _refuse_open_parent(where.parent)
+        if tighten:
+            _tighten(where)
+        try:
+            fd = cls._open_root(where, create=create)
+        except FileNotFoundError:
+            raise _missing(where, create=create) from None
+        except OSError as error:
+            raise errors.State.at(where, (error.strerror or str(error)).lower(), hint="give another place with --dir") from None
+        return cls(where, fd, writable=create)
+
+    @staticmethod
+    def _open_root(where: Path, *, create: bool) -> int:
+        try:
+            if not create:
+                return files.open_dir(str(where))
+            existed = os.path.lexists(where)
+            fd = files.make_dir(str(where))
+        except errors.Untrusted as error:
+            raise errors.Untrusted.at(where, error.reason, hint=error.hint) from None
+        if not existed:
+            _exclude_from_git(where)
+        return fd
+
+    def folder(self, name: str) -> int:
+        """The open sub-folder ``name``, such as ``instances``; made when missing, if opened for writing.
+
+        Raises:
+            FileNotFoundError: it is missing and may not be made.
+        """
+        fd = self._folders.get(name)
+        if fd is None:
+            outer, _, inner = name.rpartition("/")
+            dir_fd = self.folder(outer) if outer else self.fd
+            fd = files.make_dir(inner, dir_fd=dir_fd) if self.writable else files.open_dir(inner, dir_fd=dir_fd)
+            fd = self._keep(name, fd)
+        return fd
+
+    def _keep(self, name: str, fd: int) -> int:
+        # RACE: two threads open the same folder: the first wins, the second closes its own.
+        kept = self._folders.setdefault(name, fd)
+        if kept != fd:
+            os.close(fd)
+        return kept
+
+    def listing(self, name: str) -> list[str]:
+        """The names in a sub-folder, sorted; none when the folder is missing."""
+        try:
+            return sorted(os.listdir(self.folder(name)))
+        except FileNotFoundError:
+            return []
+
+    def is_current(self) -> bool:
+        """Whether the path still leads to the folder that is open here."""
+        try:
+            at_path, mine = os.stat(self.path, follow_symlinks=False), os.fstat(self.fd)
+        except OSError:
+            return False
+        return (at_path.st_dev, at_path.st_ino) == (mine.st_dev, mine.st_ino) and self._folders_current()
+
+    def _folders_current(self) -> bool:
+        return all(os.fstat(fd).st_nlink > 0 and self._same(name, fd) for name, fd in tuple(self._folders.items()))
+
+    def _same(self, name: str, fd: int) -> bool:
+        try:
+            at_name, mine = os.stat(name, dir_fd=self.fd, follow_symlinks=False), os.fstat(fd)
+        except OSError:
+            return False
+        return (at_name.st_dev, at_name.st_ino) == (mine.st_dev, mine.st_ino)
+
+    def reopen(self) -> None:
+        """Opens the folder at the same path again, making it where it is gone: a live instance moves back in.
+
+        The old descriptors stay open until `close`: another thread may be using them this instant.
+        """
+        fresh = StateDir.open(self.path, create=self.writable)
+        self._stale += [self.fd, *self._folders.values()]
+        self.fd, self._folders = fresh.fd, {}
+
+    def set_aside(self, name: str, *, dir_fd: int, stamp: int) -> str:
+        """Renames a damaged file into ``quarantine/`` and returns its new name. Never follows, never deletes."""
+        kept_as = f"{name}.{stamp}"
+        os.rename(name, kept_as, src_dir_fd=dir_fd, dst_dir_fd=self.folder(QUARANTINE))
+        return kept_as
+
+    def close(self) -> None:
+        """Closes every descriptor. Idempotent."""
+        for fd in (self.fd, *self._folders.values(), *self._stale):
+            with suppress(OSError):
+                os.close(fd)
+        self._folders, self._stale, self.fd = {}, [], -1
+
+
+def _missing(where: Path, *, create: bool) -> errors.CoordinationError:
+    if create:
+        return errors.State.at(where, "cannot be made: its parent folder does not exist")
+    return errors.NotFound(
+        f"{where}: there is no fleet here yet", hint="`mnemosyne serve` starts one; --dir names another place", path=str(where)
+    )
+
+
+def _refuse_open_parent(parent: Path) -> None:
+    try:
+        mode = parent.stat().st_mode
+    except OSError:
+        return
+    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        raise errors.Untrusted.at(
+            parent,
+            "anyone can replace what is in it (world-writable without the sticky bit)",
+            hint=f"chmod o-w {parent}, or give another place with --dir",
+        )
+
+
+def _tighten(where: Path) -> None:
+    with suppress(OSError):
+        fd = os.open(where, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with files.opened(fd):
+            if os.fstat(fd).st_uid == os.geteuid() and os.fstat(fd).st_mode & 0o077:
+                os.fchmod(fd, files.DIR_MODE)
+                _log.warning("Tightened %s to mode 0700", where)
+
+
+def _exclude_from_git(where: Path) -> None:
+    """Keeps git from seeing the state directory: one line in ``.git/info/exclude``. Not worth failing for."""
+    git = where.parent / ".git"
+    if where.name != NAME or not git.is_dir():
+        return
+    with suppress(OSError):
+        (git / "info").mkdir(exist_ok=True)
+        exclude = git / "info" / "exclude"
+        text = exclude.read_text() if exclude.is_file() else ""
+        if _EXCLUDE_LINE not in text.splitlines():
+            lead = "" if not text or text.endswith("\n") else "\n"
+            with exclude.open("a") as stream:
+                stream.write(f"{lead}{_EXCLUDE_LINE}\n")
+
+
+def check(state: StateDir, *, stamp: int, fix: bool = False) -> list[Finding]:
+    """Owner and mode of everything in the state directory, and whatever is no regular file or folder."""
+    return [_mend(state, finding, fd, name, stamp) if fix else finding for finding, fd, name in _odd_entries(state)]
+
+
+def _odd_entries(state: StateDir) -> Iterator[tuple[Finding, int, str]]:
+    for place, dir_fd in _walk(state.fd, ""):
+        if place.startswith((QUARANTINE, f"{QUEUE}/{QUARANTINE}", f"{QUEUE}/dead_letter")):
+            continue  # what lies there was set aside as it was
+        for name in sorted(os.listdir(dir_fd)):
+            with suppress(FileNotFoundError):
+                status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+                finding = _oddity(f"{place}{name}", status)
+                if finding:
+                    yield finding, dir_fd, name
+
+
+def _walk(fd: int, place: str, depth: int = 4) -> Iterator[tuple[str, int]]:
+    yield place, fd
+    if not depth:
+        return
+    for name in sorted(os.listdir(fd)):
+        if not place and name == "worktrees":
+            continue  # people's files: their modes are their own
+        try:
+            inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+        except OSError:
+            continue
+        with files.opened(inner):
+            yield from _walk(inner, f"{place}{name}/", depth - 1)
+
+
+def _oddity(subject: str, status: os.stat_result) -> Finding | None:
+    if status.st_uid != os.geteuid():
+        return Finding(
+            code="foreign-owner",
+            severity=Severity.ERROR,
+            subject=subject,
+            message=f"belongs to user {status.st_uid}",
+            hint="find out who put it there, then remove it",
+        )
+    is_folder = stat.S_ISDIR(status.st_mode)
+    if not is_folder and not stat.S_ISREG(status.st_mode):
+        return Finding(
+            code="not-regular",
+            severity=Severity.ERROR,
+            subject=subject,
+            message="is a link, pipe, socket or device",
+            hint="nothing of ours is; `mnemosyne doctor --fix` sets it aside",
+        )
+    if status.st_mode & 0o077 and not subject.startswith("worktrees/"):
+        return Finding(
+            code="mode-too-open",
+            severity=Severity.ERROR,
+            subject=subject,
+            message=f"has mode {stat.S_IMODE(status.st_mode):04o}",
+            hint="`mnemosyne doctor --fix` takes away the rights of others",
+        )
+    return None
+
+
+def _mend(state: StateDir, finding: Finding, dir_fd: int, name: str, stamp: int) -> Finding:
+    if finding.code == "not-regular":
+        # Renamed as it is: what a link points to is never touched.
+        state.set_aside(name, dir_fd=dir_fd, stamp=stamp)
+        return finding.mended()
+    # The key is left to its own room: what others could read has to be replaced, not hidden.
+    if finding.code != "mode-too-open" or name == "secret":
+        return finding
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dir_fd)
+    with files.opened(fd):
+        status = os.fstat(fd)
+        if status.st_uid != os.geteuid() or (stat.S_ISREG(status.st_mode) and status.st_nlink > 1):
+            return finding
+        os.fchmod(fd, files.DIR_MODE if stat.S_ISDIR(status.st_mode) else files.FILE_MODE)
+    return finding.mended()

@@ -1,0 +1,130 @@
+"""The doctor: conducts every room's check and owns none.
+
+Without ``fix`` nothing is changed, not even made: the state directory is opened for reading. With it, the same checks mend what
+they see, in an order in which the later ones rely on the earlier, under one lock, so that of two doctors one waits.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+
+from mnemo_coord import errors
+from mnemo_coord.disk import locks, signing, state_dir
+from mnemo_coord.disk.clock import SystemClock
+from mnemo_coord.disk.state_dir import StateDir
+from mnemo_coord.findings import Finding, Severity
+from mnemo_coord.fleet import Fleet
+from mnemo_coord.holdings import claims, ports
+from mnemo_coord.members import heartbeat, reaper, registry
+from mnemo_coord.messages import leftovers
+from mnemo_coord.settings import Settings, resolve
+
+__all__ = ["Report", "Status", "examine"]
+
+
+class Status(StrEnum):
+    """The outcome in one word."""
+
+    HEALTHY = "healthy"
+    PROBLEMS = "problems"
+    FIXED = "fixed"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """What the doctor found."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def status(self) -> Status:
+        """Healthy when there is nothing but notices, fixed when all the rest was mended."""
+        serious = [finding for finding in self.findings if finding.severity is not Severity.NOTICE]
+        if any(not finding.fixed for finding in serious):
+            return Status.PROBLEMS
+        return Status.FIXED if serious else Status.HEALTHY
+
+
+def examine(
+    path: str | os.PathLike[str] | None = None, *, fix: bool = False, only_stale: bool = False, settings: Settings | None = None
+) -> Report:
+    """Looks at everything; with ``fix`` mends what can be mended; ``only_stale`` looks at registrations alone, and mends them.
+
+    Raises:
+        errors.Untrusted: the state directory is not ours, or others may enter it and ``fix`` was not asked for.
+        errors.TimedOut: another doctor is at work.
+    """
+    mends = fix or only_stale
+    try:
+        state = StateDir.open(path, create=False, tighten=fix)
+    except errors.NotFound:
+        return Report(findings=())
+    state.writable = mends
+    with _closing(state), locks.hold(state, "doctor", 10.0) if mends else nullcontext():
+        found = [] if only_stale else _ground(state, fix=fix)
+        if not any(finding.code.startswith("secret") and not finding.fixed for finding in found):
+            found += _fleet(state, settings, fix=fix, only_stale=only_stale)
+    return Report(findings=tuple(found))
+
+
+@contextmanager
+def _closing(state: StateDir) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        state.close()
+
+
+def _ground(state: StateDir, *, fix: bool) -> list[Finding]:
+    stamp = SystemClock().wall_ns()
+    return [*signing.check(state, stamp=stamp, fix=fix), *state_dir.check(state, stamp=stamp, fix=fix)]
+
+
+def _fleet(state: StateDir, settings: Settings | None, *, fix: bool, only_stale: bool) -> list[Finding]:
+    try:
+        fleet = Fleet(state, settings or resolve(), SystemClock())
+    except errors.NotFound:  # no key yet: nobody has ever registered
+        return []
+    return [finding for check in _checks(fleet, fix=fix, only_stale=only_stale) for finding in _run(check)]
+
+
+def _checks(fleet: Fleet, *, fix: bool, only_stale: bool) -> list[Callable[[], list[Finding]]]:
+    """The checks of the rooms. The dead go first: half of what the others would find is theirs."""
+    members = partial(reaper.check, fleet.reaper, fleet.registry, fix=fix or only_stale)
+    if only_stale:
+        return [members]
+    return [
+        partial(registry.check, fleet.registry, fix=fix),
+        members,
+        lambda: ports.check(_judged(fleet), fleet.signer),
+        lambda: heartbeat.check(fleet.state, fleet.registry.read(), fix=fix),
+        partial(claims.check, fleet.claims, fix=fix),
+        partial(leftovers.check, fleet.queue, fleet.state, fleet.lives, fix=fix),
+    ]
+
+
+def _judged(fleet: Fleet) -> list[tuple[registry.Registration, bool]]:
+    entries = fleet.registry.read().items()
+    return [(entry.registration, fleet.lives(key)) for key, entry in entries if entry.registration is not None]
+
+
+def _run(check: Callable[[], list[Finding]]) -> list[Finding]:
+    try:
+        return check()
+    except FileNotFoundError:  # a folder that nobody has needed yet
+        return []
+    except errors.State as error:
+        return [
+            Finding(
+                code="unreadable",
+                severity=Severity.ERROR,
+                subject=str(error.data.get("path", "")),
+                message=error.message,
+                hint=error.hint,
+            )
+        ]

@@ -1,0 +1,183 @@
+"""A fleet seen from outside: who is in it, sending to it, clearing away its dead. Joining it is the coordinator's part.
+
+Everything that does not need an instance of its own works on this: the commands that look and send, the doctor, the API. It
+wires the rooms of one state directory together; it decides nothing that a room could.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any, Self
+
+from mnemo_coord import errors
+from mnemo_coord.disk import signing
+from mnemo_coord.disk.clock import Clock, SystemClock, rfc3339
+from mnemo_coord.disk.state_dir import StateDir
+from mnemo_coord.events import Broadcaster
+from mnemo_coord.holdings.claims import Claims
+from mnemo_coord.holdings.ports import api_url
+from mnemo_coord.members import heartbeat, history, liveness
+from mnemo_coord.members.identity import check_name, is_id
+from mnemo_coord.members.instance import Instance
+from mnemo_coord.members.reaper import Reaper
+from mnemo_coord.members.registry import Entries, Registration, Registry
+from mnemo_coord.messages.delivery import Receipt
+from mnemo_coord.messages.mailbox import Address
+from mnemo_coord.messages.queue import Queue
+from mnemo_coord.settings import Settings, resolve
+
+__all__ = ["Fleet"]
+
+
+class Fleet:
+    """One fleet. Use `Fleet.open`; close it when done."""
+
+    def __init__(self, state: StateDir, settings: Settings, clock: Clock) -> None:
+        self.state = state
+        self.settings = settings
+        self.clock = clock
+        self.events = Broadcaster(settings.api_capacity, lambda: rfc3339(clock.wall_ns()))
+        self.signer = signing.load(state)
+        self.registry = Registry(state, self.signer, clock, settings.lock_timeout)
+        self.queue = Queue(state, self.signer, clock, settings, self.events)
+        self.claims = Claims(state, self.signer, clock)
+        releases = (self.queue.release_of, self.claims.release_of)
+        self.reaper = Reaper(self.registry, clock, releases, settings.stalled_after)
+        self._holders: tuple[Entries | None, dict[str, list[Registration]]] = (None, {})
+
+    @classmethod
+    def open(
+        cls,
+        state_dir: str | os.PathLike[str] | None = None,
+        *,
+        settings: Settings | None = None,
+        clock: Clock | None = None,
+        create: bool = True,
+        tighten: bool = False,
+    ) -> Self:
+        """Opens the fleet of a state directory.
+
+        ``create`` makes it where there is none; without it nothing is written. ``tighten`` takes away the rights of others.
+
+        Raises:
+            errors.NotFound: there is none, and ``create`` is false.
+            errors.State: it cannot be used.
+        """
+        state = StateDir.open(state_dir, create=create, tighten=tighten)
+        try:
+            return cls(state, settings or resolve(), clock or SystemClock())
+        except BaseException:
+            state.close()
+            raise
+
+    # Who is here
+
+    def instances(self) -> list[Instance]:
+        """Everybody who is registered, with a verdict, in order of registration."""
+        entries = self.registry.read().items()
+        found = [self._judge(entry.registration) if entry.registration else Instance.untrusted(key) for key, entry in entries]
+        return sorted(found, key=lambda instance: (instance.registered_at or "~", instance.instance_id))
+
+    def _judge(self, registration: Registration) -> Instance:
+        beat = heartbeat.read(self.state, self.signer, registration.instance_id)
+        if beat is not None and beat.record_seq > registration.seq:
+            # An older copy of its record was put back; the newest is in its own file.
+            registration = self.registry.original(registration.instance_id) or registration
+        evidence = liveness.examine(self.state, registration, beat, self.clock)
+        port, host = registration.api_port, registration.api_host
+        return Instance.judged(
+            registration,
+            liveness.decide(evidence, self.settings.stalled_after),
+            api_url=None if port is None or host is None else api_url(host, port),
+            at=beat.at if beat else None,
+            age=evidence.beat_age,
+        )
+
+    def departed(self) -> list[history.Fact]:
+        """What is remembered of who came, left and died, oldest first."""
+        return history.read(self.state, self.signer)
+
+    def present(self, address: Address) -> bool:
+        """Whether somebody alive receives at an address."""
+        entries = self.registry.read()
+        if self._holders[0] is not entries:
+            self._holders = (entries, _by_address(entries))
+        return any(self._receives(registration) for registration in self._holders[1].get(address.text, ()))
+
+    def _receives(self, registration: Registration) -> bool:
+        return self.reaper.verdict(registration).lives
+
+    def lives(self, instance_id: str) -> bool:
+        """Whether an instance, or a receiver that holds a lock without being registered, is still there."""
+        entry = self.registry.read().get(instance_id)
+        if entry is not None and entry.registration is not None:
+            return self.reaper.verdict(entry.registration) is not liveness.Verdict.DEAD
+        return entry is not None or self.reaper.holds_lock(instance_id)
+
+    def cleanup_stale(self) -> list[str]:
+        """Reaps every dead instance and clears away failed starts. Returns their ids."""
+        registrations = [entry.registration for entry in self.registry.read().values() if entry.registration]
+        reaped = [registration.instance_id for registration in self.reaper.reap(registrations, self.settings.lock_timeout)]
+        return reaped + [leftover for leftover in self.reaper.leftovers() if self.reaper.clear(leftover)]
+
+    # What is said
+
+    def send(
+        self,
+        address: str,
+        message_type: str,
+        payload: Any = None,
+        *,
+        sender: str,
+        durable: bool | None = None,
+        message_id: str | None = None,
+    ) -> Receipt:
+        """Sends one message; see `Queue.send`. ``sender`` is the name under which a program outside of the fleet speaks."""
+        return self.queue.send(
+            sender if is_id(sender) else check_name(sender),
+            Address.parse(address),
+            message_type,
+            {} if payload is None else payload,
+            present=self.present,
+            durable=durable,
+            message_id=message_id,
+        )
+
+    def broadcast(self, message_type: str, payload: Any = None, *, sender: str, durable: bool | None = None) -> Receipt:
+        """Sends one message to every live instance but the sender."""
+        return self.queue.broadcast(
+            sender if is_id(sender) else check_name(sender),
+            [key for key in self._living() if key != sender],
+            message_type,
+            {} if payload is None else payload,
+            durable=durable,
+        )
+
+    def _living(self) -> Iterable[str]:
+        entries = self.registry.read().items()
+        return (key for key, entry in entries if entry.registration and self._receives(entry.registration))
+
+    def close(self) -> None:
+        """Closes every file. Idempotent."""
+        self.queue.close()
+        self.state.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(errors.CoordinationError):
+            self.close()
+
+
+def _by_address(entries: Entries) -> dict[str, list[Registration]]:
+    found: dict[str, list[Registration]] = {}
+    for key, entry in entries.items():
+        if entry.registration is None:
+            continue
+        names = [key, *([entry.registration.name] if entry.registration.name else [])]
+        for address in [*names, *(f"@{role}" for role in entry.registration.roles)]:
+            found.setdefault(address, []).append(entry.registration)
+    return found

@@ -1,0 +1,70 @@
+"""A loop: a background thread that does one thing again and again, and goes on when it fails.
+
+A heartbeat that raises must not end the heartbeats. A failure is logged once, then again only when it changes, and the loop
+carries on at its interval.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+__all__ = ["Loop"]
+
+_log = logging.getLogger(__name__)
+
+
+class Loop:
+    """Calls ``step`` whenever woken and at the latest after the seconds that its last call returned."""
+
+    def __init__(self, name: str, step: Callable[[], float]) -> None:
+        self.name = name
+        self._step = step
+        self._wake = threading.Event()
+        self._stopping = False
+        self._failure = ""
+        self._thread = threading.Thread(target=self._run, name=f"mnemo-{name}", daemon=True)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the last step succeeded and the thread runs."""
+        return self._thread.is_alive() and not self._failure
+
+    def start(self) -> None:
+        """Starts the thread. The first step is done at once."""
+        self._wake.set()
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Has the next step done now. Costs next to nothing; several wakes may be served by one step."""
+        self._wake.set()
+
+    def stop(self, timeout: float = 2.0) -> None:
+        """Ends the loop and waits for the step that is being done."""
+        self._stopping = True
+        self._wake.set()
+        if self._thread.is_alive() and threading.current_thread() is not self._thread:
+            self._thread.join(timeout)
+
+    def _run(self) -> None:
+        delay = 0.0
+        while not self._stopping:
+            self._wake.wait(delay)
+            # RACE: cleared before the step, so that a wake during the step is served by another one.
+            self._wake.clear()
+            if not self._stopping:
+                delay = self._try(delay)
+
+    def _try(self, delay: float) -> float:
+        try:
+            delay = self._step()
+        except Exception as error:
+            failure = f"{type(error).__name__}: {error}"
+            if failure != self._failure:
+                _log.warning("The %s failed and will be tried again: %s", self.name, error or failure)
+                _log.debug("in detail", exc_info=True)
+            self._failure = failure
+            return max(delay, 0.5)
+        self._failure = ""
+        return delay

@@ -1,0 +1,193 @@
+"""The verdict: what the evidence says of an instance.
+
+Death is proved, never inferred from age. The kernel frees the lock of a process when it ends, however it ends; that, another
+boot, or a process that is provably gone or another one, makes an instance *dead*. Everything short of proof leaves it alive:
+an old heartbeat makes it *stalled*, a stopped process *paused*. `decide` is a pure function of the evidence; `examine`
+gathers it. The order of the questions is that of docs/concepts/liveness.md.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from mnemo_coord.disk.clock import Clock, namespace
+from mnemo_coord.disk.locks import LockState, Probe, probe
+from mnemo_coord.disk.state_dir import INSTANCES, StateDir
+from mnemo_coord.members.identity import ProcessIdentity, lock_name, machine, start_time_and_state
+
+if TYPE_CHECKING:
+    from mnemo_coord.members.heartbeat import Beat
+    from mnemo_coord.members.registry import Registration
+
+__all__ = ["Evidence", "ProcessState", "Verdict", "decide", "examine", "observe"]
+
+
+class Verdict(StrEnum):
+    """What the evidence says of an instance."""
+
+    ALIVE = "alive"
+    STALLED = "stalled"
+    """It lives, and its heartbeat is older than three intervals."""
+    PAUSED = "paused"
+    """It lives, and its process is stopped (SIGSTOP, a debugger)."""
+    DEAD = "dead"
+    """Proved: it may be reaped."""
+    UNTRUSTED = "untrusted"
+    """Its entry is not signed with this fleet's key: it is kept, shown and never obeyed."""
+    FOREIGN = "foreign"
+    """It registered on another machine: nothing here can prove anything about it."""
+
+    @property
+    def lives(self) -> bool:
+        """Whether messages for it are accepted."""
+        return self in {Verdict.ALIVE, Verdict.STALLED, Verdict.PAUSED}
+
+
+class ProcessState(StrEnum):
+    """What became of the recorded process."""
+
+    SAME = "same"
+    """It runs."""
+    STOPPED = "stopped"
+    """It runs and is stopped."""
+    EXITED = "exited"
+    """It has ended: a zombie."""
+    GONE = "gone"
+    """No process has its number, or another one has."""
+    UNKNOWN = "unknown"
+    """Not to be seen from here: another PID namespace, or the system refuses to say."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evidence:
+    """Everything that a verdict rests on."""
+
+    same_machine: bool
+    same_boot: bool
+    lock: LockState
+    lock_replaced: bool
+    """The lock file there is not the one that was registered."""
+    process: ProcessState
+    beat_age: float | None
+    """Seconds since the last heartbeat of this boot; None where there is none."""
+
+
+def decide(evidence: Evidence, stalled_after: float) -> Verdict:
+    """The verdict on an instance whose registration is properly signed. ``stalled_after`` is in seconds."""
+    if not evidence.same_machine:
+        return Verdict.FOREIGN
+    if not evidence.same_boot or evidence.process in {ProcessState.EXITED, ProcessState.GONE}:
+        return Verdict.DEAD
+    runs = evidence.process in {ProcessState.SAME, ProcessState.STOPPED}
+    if evidence.lock is LockState.FREE and not evidence.lock_replaced and not runs:
+        return Verdict.DEAD
+    # A free lock whose very process still runs is a lock that its owner lost (closed behind its back); it takes it again.
+    if evidence.process is ProcessState.STOPPED:
+        return Verdict.PAUSED
+    if evidence.beat_age is None or evidence.beat_age > stalled_after:
+        return Verdict.STALLED
+    return Verdict.ALIVE
+
+
+def examine(state: StateDir, registration: Registration, beat: Beat | None, clock: Clock, *, thorough: bool = True) -> Evidence:
+    """Gathers the evidence on one instance. ``thorough`` also looks whether its process is stopped, which is for display."""
+    own_boot = clock.boot_id
+    process = registration.process
+    same_boot = not own_boot or not process.boot_id or process.boot_id == own_boot
+    same_machine = process.machine == machine()
+    if not (same_machine and same_boot):
+        nothing = Probe(state=LockState.UNKNOWN)
+        return _evidence(nothing, registration, ProcessState.UNKNOWN, None, same_machine=same_machine, same_boot=same_boot)
+    seen = probe(lock_name(registration.instance_id), dir_fd=state.folder(INSTANCES))
+    age = _age(beat, clock)
+    became = observe(process, thorough=thorough)
+    return _evidence(seen, registration, became, age, same_machine=same_machine, same_boot=same_boot)
+
+
+def _evidence(
+    seen: Probe,
+    registration: Registration,
+    process: ProcessState,
+    age: float | None,
+    *,
+    same_machine: bool,
+    same_boot: bool,
+) -> Evidence:
+    return Evidence(
+        same_machine=same_machine,
+        same_boot=same_boot,
+        lock=seen.state,
+        lock_replaced=seen.identity is not None and seen.identity != registration.lock,
+        process=process,
+        beat_age=age,
+    )
+
+
+def _age(beat: Beat | None, clock: Clock) -> float | None:
+    if beat is None or (clock.boot_id and beat.boot_id != clock.boot_id):
+        return None
+    # Another time namespace shifts the clock: an age below zero says nothing, and is shown as none at all.
+    return max(0.0, (clock.age_ns() - beat.age_ns) / 1e9)
+
+
+def observe(process: ProcessIdentity, *, thorough: bool = True) -> ProcessState:
+    """What became of a process. Sends no signal, and never takes another process for the recorded one."""
+    if process.pid_namespace != namespace("pid"):
+        return ProcessState.UNKNOWN
+    try:
+        fd = _pidfd(process.pid)
+    except ProcessLookupError:
+        return ProcessState.GONE
+    if fd is None:
+        return ProcessState.UNKNOWN
+    try:
+        if _is_another(fd, process):
+            return ProcessState.GONE
+        # A zombie still answers kill(pid, 0); its pidfd is readable.
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        if poll.poll(0):
+            return ProcessState.EXITED
+        stopped = thorough and start_time_and_state(process.pid)[1] in {"T", "t"}
+        return ProcessState.STOPPED if stopped else ProcessState.SAME
+    finally:
+        os.close(fd)
+
+
+def _pidfd(pid: int) -> int | None:
+    """A pidfd, or None where there is no telling. ESRCH is raised: it is the one certain answer."""
+    for _ in range(3):
+        try:
+            return os.pidfd_open(pid)
+        except ProcessLookupError:
+            raise
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # a race with its exit (giampaolo/psutil#2715): ask again
+                return None
+        except AttributeError:
+            return _portable(pid)
+    return None
+
+
+def _portable(pid: int) -> int | None:
+    with suppress(ImportError):
+        import psutil
+
+        if not psutil.pid_exists(pid):
+            raise ProcessLookupError
+    return None
+
+
+def _is_another(fd: int, process: ProcessIdentity) -> bool:
+    if process.pidfd_inode:
+        return os.fstat(fd).st_ino != process.pidfd_inode
+    if not process.start_time or process.time_namespace != namespace("time"):
+        return False
+    found = start_time_and_state(process.pid)[0]
+    return found not in {0, process.start_time}

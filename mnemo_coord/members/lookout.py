@@ -1,0 +1,197 @@
+"""The lookout: notices who comes, goes, dies and stalls, and tells it as events.
+
+It is woken by the kernel with the name of a file in ``instances/``: a heartbeat that closes announces somebody, a lock file
+that closes is an owner that ended. It then looks at that one instance only. Underneath, every poll looks at the registry's
+version and at the `WATCHED` next living neighbours in the order of ids, as on a ring (the idea is that of SWIM's failure
+detector): all of a small fleet, a constant number in a large one, so that a thousand instances cost a thousand times one and
+not a million. Every instance has several who watch it, and what one of them reaps the others learn from the registry.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Final
+
+from mnemo_coord.disk import locks
+from mnemo_coord.disk.state_dir import INSTANCES
+from mnemo_coord.events import Broadcaster, EventKind
+from mnemo_coord.members import history
+from mnemo_coord.members.identity import is_id, lock_name
+from mnemo_coord.members.liveness import Verdict
+
+if TYPE_CHECKING:
+    from mnemo_coord.members.reaper import Reaper
+    from mnemo_coord.members.registry import Registration, Registry
+
+__all__ = ["WATCHED", "Lookout", "neighbours", "retry_delay"]
+
+_log = logging.getLogger(__name__)
+
+WATCHED: Final = 8
+_RETRIES: Final = 9
+
+
+def neighbours(ids: Iterable[str], own: str, count: int) -> list[str]:
+    """The ``count`` ids that follow ``own`` on the ring of all ids, without ``own``."""
+    others = sorted(set(ids) - {own})
+    start = next((index for index, other in enumerate(others) if other > own), 0)
+    return (others[start:] + others[:start])[:count]
+
+
+def retry_delay(attempt: int) -> float | None:
+    """Seconds until an instance whose lock file closed is looked at again; None when the poll may have it.
+
+    The kernel tells of the close a moment before it frees the lock, and a dying process is seen as running until it is
+    a zombie.
+    """
+    return 0.001 * 2**attempt if attempt < _RETRIES else None
+
+
+class Lookout:
+    """What one process knows of its fleet, brought up to date by `look`. Used by one thread."""
+
+    def __init__(self, registry: Registry, reaper: Reaper, events: Broadcaster, own_id: str) -> None:
+        self._registry = registry
+        self._reaper = reaper
+        self._events = events
+        self._own_id = own_id
+        self._known: dict[str, Registration] = {}
+        self._dead: dict[str, Registration] = {}
+        self._stalled: set[str] = set()
+        self._suspects: dict[str, int] = {}
+        self._version: tuple[int, ...] | None = None
+        self.on_death: Callable[[Registration], None] = lambda registration: None
+
+    def look(self, rung: Iterable[str], *, poll: bool, judge_stalled: bool = True) -> float | None:
+        """Looks at what changed. ``rung`` are names of files in ``instances/`` that closed.
+
+        Returns the seconds after which it wants to look again although nothing rings; None to wait for the poll.
+        """
+        for name in rung:
+            self._heed(name)
+        for instance_id in tuple(self._suspects):
+            self._inspect(instance_id)
+        if poll:
+            self._poll(judge_stalled=judge_stalled)
+        delays = [retry_delay(attempt) for attempt in self._suspects.values()]
+        return min((delay for delay in delays if delay is not None), default=None)
+
+    def _heed(self, name: str) -> None:
+        instance_id, _, kind = name.partition(".")
+        if not is_id(instance_id) or instance_id == self._own_id:
+            return
+        if instance_id not in self._known:
+            self._welcome(instance_id)
+        if kind == "lock":
+            self._suspects[instance_id] = 0
+
+    def _welcome(self, instance_id: str) -> None:
+        registration = self._registry.original(instance_id)
+        if registration is not None and self._reaper.verdict(registration).lives:
+            self._arrived(registration)
+
+    def _arrived(self, registration: Registration) -> None:
+        self._known[registration.instance_id] = registration
+        self._publish(EventKind.INSTANCE_REGISTERED, registration)
+
+    def _inspect(self, instance_id: str) -> None:
+        registration = self._known.get(instance_id)
+        if registration is not None and self._reaper.verdict(registration) is Verdict.DEAD:
+            self._died(registration)
+        elif registration is not None and self._has_left(instance_id):
+            self._gone(registration)
+        elif registration is None and self._registry.original(instance_id) is None and self._clear(instance_id):
+            self._suspects.pop(instance_id, None)
+        else:
+            self._suspect_again(instance_id)
+
+    def _clear(self, instance_id: str) -> bool:
+        """A lock file without a registration closed: a `receive` or a start that died. Free what it had."""
+        seen = locks.probe(lock_name(instance_id), dir_fd=self._registry.state.folder(INSTANCES))
+        if seen.state is locks.LockState.MISSING:
+            return True
+        return seen.state is locks.LockState.FREE and self._reaper.clear(instance_id)
+
+    def _suspect_again(self, instance_id: str) -> None:
+        attempt = self._suspects.get(instance_id, 0) + 1
+        if retry_delay(attempt) is None:
+            self._suspects.pop(instance_id, None)
+        else:
+            self._suspects[instance_id] = attempt
+
+    def _has_left(self, instance_id: str) -> bool:
+        seen = locks.probe(lock_name(instance_id), dir_fd=self._registry.state.folder(INSTANCES))
+        return seen.state is locks.LockState.MISSING and instance_id not in self._registry.read()
+
+    def _died(self, registration: Registration) -> None:
+        self._forget(registration)
+        if registration.instance_id not in self._dead:
+            self._dead[registration.instance_id] = registration
+            self._publish(EventKind.INSTANCE_DIED, registration)
+            self.on_death(registration)
+        # Whoever has the reaper's lock this instant does it for all.
+        self._reaper.reap([registration], timeout=0.0)
+
+    def _gone(self, registration: Registration) -> None:
+        """It is no longer there: it left, or somebody else reaped it."""
+        self._forget(registration)
+        how = history.how_it_went(self._registry.state, self._registry.signer, registration.instance_id)
+        self._publish(how or EventKind.INSTANCE_LEFT, registration)
+        if how is EventKind.INSTANCE_DIED:
+            self.on_death(registration)
+
+    def _forget(self, registration: Registration) -> None:
+        self._known.pop(registration.instance_id, None)
+        self._suspects.pop(registration.instance_id, None)
+        self._stalled.discard(registration.instance_id)
+
+    def _publish(self, kind: EventKind, registration: Registration) -> None:
+        self._events.publish(kind, registration.instance_id, name=registration.name, pid=registration.process.pid)
+
+    def _poll(self, *, judge_stalled: bool) -> None:
+        version = self._registry.version()
+        if version != self._version or not version:
+            self._compare()
+            self._version = version
+        self._reap_announced()
+        for instance_id in neighbours(self._known, self._own_id, WATCHED):
+            self._judge(self._known[instance_id], judge_stalled=judge_stalled)
+
+    def _reap_announced(self) -> None:
+        """Whoever was to reap them may have died at it, or been busy with another."""
+        if self._dead:
+            entries = self._registry.read()
+            self._dead = {key: registration for key, registration in self._dead.items() if key in entries}
+            self._reaper.reap(self._dead.values(), timeout=0.0)
+
+    def _compare(self) -> None:
+        entries = self._registry.read()
+        present = {key: entry.registration for key, entry in entries.items() if entry.registration and key != self._own_id}
+        for instance_id in [known for known in self._known if known not in present]:
+            if self._has_left(instance_id):
+                self._gone(self._known[instance_id])
+        for instance_id, registration in present.items():
+            if instance_id in self._known:
+                self._known[instance_id] = registration
+            elif instance_id not in self._dead:
+                self._meet(registration)
+
+    def _meet(self, registration: Registration) -> None:
+        """A registration that is new to us, and may be of somebody who died before we came."""
+        verdict = self._reaper.verdict(registration)
+        if verdict is Verdict.DEAD:
+            self._died(registration)
+        elif verdict.lives:
+            self._arrived(registration)
+
+    def _judge(self, registration: Registration, *, judge_stalled: bool) -> None:
+        verdict = self._reaper.verdict(registration)
+        if verdict is Verdict.DEAD:
+            self._died(registration)
+        elif verdict is Verdict.STALLED and judge_stalled and registration.instance_id not in self._stalled:
+            self._stalled.add(registration.instance_id)
+            self._publish(EventKind.INSTANCE_STALLED, registration)
+        elif verdict is Verdict.ALIVE and registration.instance_id in self._stalled:
+            self._stalled.discard(registration.instance_id)
+            self._publish(EventKind.INSTANCE_RECOVERED, registration)

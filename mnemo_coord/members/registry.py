@@ -1,0 +1,359 @@
+"""The registry: who has registered, in one file that loses nothing and heals itself.
+
+::
+
+    process_registry.json    {"version":1,"instances":{"a1b2c3d4":<sealed record>, …}}, replaced whole, 0600
+    instances/<id>.lock      the same sealed record, written by its owner alone
+
+A change is a read-modify-write under ``locks/registry.lock``, published by rename. It happens when an instance comes,
+changes or goes, which is rare; heartbeats are elsewhere. The record in the owner's lock file is the original: a registry that
+is missing or damaged is set aside and rebuilt from those, and an owner that finds its entry missing or altered writes it
+again at its next heartbeat. An entry whose signature is not ours is kept as it is and never obeyed.
+
+What a crash leaves: the old file or the new one, and perhaps ``process_registry.json.<writer>.tmp``. By hand, the file may
+be deleted at any time; it comes back within one heartbeat.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from mnemo_coord import errors
+from mnemo_coord.disk import files, locks, records
+from mnemo_coord.disk.clock import Clock, rfc3339
+from mnemo_coord.disk.files import CrashPoint
+from mnemo_coord.disk.signing import Purpose, Signer
+from mnemo_coord.disk.state_dir import INSTANCES, QUARANTINE, StateDir
+from mnemo_coord.events import EventKind
+from mnemo_coord.findings import Finding, Severity
+from mnemo_coord.members import history
+from mnemo_coord.members.identity import ProcessIdentity, is_id, lock_name
+
+__all__ = ["REGISTRY", "Entries", "Entry", "Registration", "Registry", "check"]
+
+_log = logging.getLogger(__name__)
+
+REGISTRY: Final = "process_registry.json"
+VERSION: Final = 1
+LIMIT: Final = 4 * 1024 * 1024
+"""Bytes. A record has about 600, so this is some 7,000 instances; anything larger is not ours."""
+RECORD_LIMIT: Final = 4096
+_POINTS: Final = (CrashPoint.REGISTRY_TMP_CREATED, CrashPoint.REGISTRY_TMP_WRITTEN, CrashPoint.REGISTRY_REPLACED)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Registration:
+    """What an instance says of itself when it registers."""
+
+    instance_id: str
+    name: str | None
+    roles: tuple[str, ...]
+    registered_at: str
+    """RFC 3339, UTC."""
+    seq: int
+    """Rises whenever its owner changes the record, so that an old copy put back is recognised."""
+    api_port: int | None
+    api_host: str | None
+    branch: str | None
+    worktree_path: str | None
+    lock: tuple[int, int]
+    """Device and inode of its lock file."""
+    process: ProcessIdentity
+
+    def to_body(self) -> dict[str, Any]:
+        """As the members of a sealed record, in their order on disk."""
+        process = self.process.to_body()
+        return {
+            "instance_id": self.instance_id,
+            "name": self.name,
+            "roles": list(self.roles),
+            "pid": process.pop("pid"),
+            "registered_at": self.registered_at,
+            "seq": self.seq,
+            "api_port": self.api_port,
+            "api_host": self.api_host,
+            "branch": self.branch,
+            "worktree_path": self.worktree_path,
+            "lock": list(self.lock),
+            **process,
+        }
+
+    @classmethod
+    def from_body(cls, body: Mapping[str, Any]) -> Registration:
+        """Reads a record back; members that we do not know pass.
+
+        Raises:
+            ValueError: a member is missing or of the wrong type.
+        """
+        _require(body, str, "instance_id", "registered_at", "boot_id", "machine")
+        _require(body, int, "pid", "seq", "start_time", "pidfd_inode", "pid_namespace", "time_namespace", "uid")
+        _require(body, (str, type(None)), "name", "branch", "worktree_path", "api_host")
+        _require(body, (int, type(None)), "api_port")
+        _require(body, list, "roles", "lock")
+        if not is_id(body["instance_id"]) or not 1 < body["pid"] < 2**31:
+            raise ValueError("instance_id or pid out of range")
+        device, inode = body["lock"]
+        return cls(
+            instance_id=body["instance_id"],
+            name=body["name"],
+            roles=tuple(str(role) for role in body["roles"]),
+            registered_at=body["registered_at"],
+            seq=body["seq"],
+            api_port=body["api_port"],
+            api_host=body["api_host"],
+            branch=body["branch"],
+            worktree_path=body["worktree_path"],
+            lock=(int(device), int(inode)),
+            process=ProcessIdentity(**{field: body[field] for field in ProcessIdentity.__slots__}),
+        )
+
+    def changed(self, **changes: Any) -> Registration:
+        """The next version of this record."""
+        return replace(self, seq=self.seq + 1, **changes)
+
+
+def _require(body: Mapping[str, Any], kind: type | tuple[type, ...], *names: str) -> None:
+    for name in names:
+        value = body.get(name, ...)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ValueError(f"{name} is missing or of the wrong type")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One member of the registry: the record, if its signature is ours, and what lies there in any case."""
+
+    stored: Any
+    registration: Registration | None
+
+
+Entries = dict[str, Entry]
+
+
+class Registry:
+    """The registry of one fleet, as one process sees and changes it."""
+
+    def __init__(self, state: StateDir, signer: Signer, clock: Clock, lock_timeout: float) -> None:
+        self.state = state
+        self.signer = signer
+        self._clock = clock
+        self._lock_timeout = lock_timeout
+        self._cached: tuple[tuple[int, ...], Entries] | None = None
+        self._verified: dict[str, tuple[bytes, Registration]] = {}
+
+    # Reading
+
+    def version(self) -> tuple[int, ...]:
+        """Changes whenever the file does; cheap."""
+        try:
+            status = os.stat(REGISTRY, dir_fd=self.state.fd, follow_symlinks=False)
+        except OSError:
+            return ()
+        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+    def read(self) -> Entries:
+        """Everybody who has registered. A missing or damaged file is read from the originals instead.
+
+        Raises:
+            errors.Untrusted: something else than a regular file of ours lies at its path.
+        """
+        version = self.version()
+        if self._cached is not None and version and self._cached[0] == version:
+            return self._cached[1]
+        try:
+            entries = self._parse(self._bytes())
+        except FileNotFoundError:
+            return self.originals()
+        except errors.Damaged as error:
+            _log.warning("%s; reading the instances' own records instead", error)
+            return self.originals()
+        self._cached = (version, entries)
+        return entries
+
+    def _bytes(self) -> bytes:
+        try:
+            return files.read_bounded(REGISTRY, LIMIT, dir_fd=self.state.fd)
+        except errors.State as error:
+            raise type(error).at(self.state.path / REGISTRY, error.reason, hint=error.hint) from None
+
+    def _parse(self, data: bytes) -> Entries:
+        document = records.parse(data, str(self.state.path / REGISTRY))
+        instances = document.get("instances")
+        if document.get("version") != VERSION or not isinstance(instances, dict):
+            raise errors.Damaged.at(self.state.path / REGISTRY, "has no version 1 with instances")
+        return {key: self._entry(key, stored) for key, stored in instances.items()}
+
+    def _entry(self, key: str, stored: Any) -> Entry:
+        sealed = records.reseal(stored)
+        if sealed is None:
+            return Entry(stored, None)
+        known = self._verified.get(key)
+        if known is not None and known[0] == sealed:
+            return Entry(stored, known[1])
+        registration = self._open_record(sealed, key)
+        if registration is not None:
+            self._verified[key] = (sealed, registration)
+        return Entry(stored, registration)
+
+    def _open_record(self, sealed: bytes, instance_id: str) -> Registration | None:
+        try:
+            found = Registration.from_body(records.unseal(sealed, self.signer, Purpose.RECORD, instance_id))
+        except (errors.State, ValueError, TypeError, OverflowError):
+            return None
+        return found if found.instance_id == instance_id else None
+
+    def original(self, instance_id: str) -> Registration | None:
+        """The record in an instance's own lock file."""
+        for _ in range(3):  # RACE: its owner may be rewriting it in place: a torn record fails its signature
+            try:
+                sealed = files.read_bounded(lock_name(instance_id), RECORD_LIMIT, dir_fd=self.state.folder(INSTANCES))
+            except (OSError, errors.State):
+                return None
+            found = self._open_record(sealed, instance_id)
+            if found is not None:
+                return found
+        return None
+
+    def originals(self) -> Entries:
+        """Everybody, from the lock files."""
+        names = (name.removesuffix(".lock") for name in self.state.listing(INSTANCES) if name.endswith(".lock"))
+        found = ((name, self.original(name)) for name in names if is_id(name))
+        return {name: self._as_entry(registration) for name, registration in found if registration is not None}
+
+    def _as_entry(self, registration: Registration) -> Entry:
+        return Entry(records.parse(self.seal(registration), registration.instance_id), registration)
+
+    # Changing
+
+    def seal(self, registration: Registration) -> bytes:
+        """The record as stored."""
+        return records.seal(registration.to_body(), self.signer, Purpose.RECORD)
+
+    def holds(self, registration: Registration) -> bool:
+        """Whether the file holds exactly this record. Looks for the bytes: parsing is not needed to see that they are there."""
+        try:
+            return self.seal(registration) in self._bytes()
+        except (OSError, errors.State):
+            return False
+
+    def put(self, registration: Registration, note: EventKind | None = None) -> None:
+        """Adds or replaces one entry, and notes it in the history.
+
+        Raises:
+            errors.TimedOut: the registry stayed locked.
+            errors.State: it cannot be written.
+        """
+
+        def change(entries: Entries) -> None:
+            entries[registration.instance_id] = self._as_entry(registration)
+
+        self._update(change, registration, note)
+
+    def remove(self, registration: Registration, note: EventKind | None = None) -> None:
+        """Takes one entry out if it is still this very one, and notes it in the history."""
+
+        def change(entries: Entries) -> None:
+            found = entries.get(registration.instance_id)
+            if found is not None and found.registration == registration:
+                del entries[registration.instance_id]
+
+        self._update(change, registration, note)
+
+    def rebuild(self) -> None:
+        """Sets a damaged registry aside, and writes it anew from the originals where it is damaged or missing."""
+        self._update(lambda entries: None, None, None)
+
+    def problem(self) -> str | None:
+        """What is wrong with the file; None when nothing is, or when nobody needs it."""
+        try:
+            self._parse(self._bytes())
+        except FileNotFoundError:
+            return "is missing" if self.originals() else None
+        except errors.Damaged as error:
+            return str(error.reason)
+        return None
+
+    def _update(self, change: Callable[[Entries], None], about: Registration | None, note: EventKind | None) -> None:
+        """Reads, changes and replaces the registry under its lock; writes nothing when nothing changed."""
+        try:
+            with locks.hold(self.state, "registry", self._lock_timeout):
+                files.crash_point(CrashPoint.REGISTRY_LOCKED)
+                for leftover in _leftovers(self.state):  # whoever wrote it had this lock, and no longer has
+                    files.remove(leftover, dir_fd=self.state.fd)
+                entries, sound = self._read_for_update()
+                before = dict(entries)
+                change(entries)
+                if entries == before and sound:
+                    return
+                self._write(entries)
+                if about is not None and note is not None:
+                    history.append(self.state, self.signer, self._fact(note, about))
+        except OSError as error:
+            raise errors.State.at(self.state.path / REGISTRY, (error.strerror or str(error)).lower()) from None
+
+    def _fact(self, kind: EventKind, about: Registration) -> history.Fact:
+        now = rfc3339(self._clock.wall_ns())
+        return history.Fact(at=now, kind=kind, instance_id=about.instance_id, name=about.name, pid=about.process.pid)
+
+    def _read_for_update(self) -> tuple[Entries, bool]:
+        try:
+            return self._parse(self._bytes()), True
+        except FileNotFoundError:
+            return self.originals(), False
+        except errors.Damaged as error:
+            kept_as = self.state.set_aside(REGISTRY, dir_fd=self.state.fd, stamp=self._clock.wall_ns())
+            _log.warning("%s; kept as %s/%s and rebuilt", error, QUARANTINE, kept_as)
+            return self.originals(), False
+
+    def _write(self, entries: Entries) -> None:
+        # A line a record: people read this file, and diff it.
+        lines = ",\n".join(
+            f"{records.encode_text(key)}:{records.encode(entry.stored).decode()}" for key, entry in sorted(entries.items())
+        )
+        data = f'{{"version":{VERSION},"instances":{{\n{lines}\n}}}}\n'.encode()
+        if len(data) > LIMIT:
+            raise errors.State.at(self.state.path / REGISTRY, f"would be larger than {LIMIT} bytes")
+        files.replace(REGISTRY, data, dir_fd=self.state.fd, writer=str(os.getpid()), points=_POINTS)
+        self._verified = {key: value for key, value in self._verified.items() if key in entries}
+
+
+def check(registry: Registry, *, fix: bool = False) -> list[Finding]:
+    """Whether the registry is there, parses, and has everybody in it; and what a writer that died left beside it."""
+    found = [*_lost(registry), *(_leftover(name) for name in _leftovers(registry.state))]
+    if not (fix and found):
+        return found
+    registry.rebuild()
+    return [finding.mended() for finding in found]
+
+
+def _lost(registry: Registry) -> list[Finding]:
+    problem = registry.problem()
+    if problem is None:
+        return []
+    return [
+        Finding(
+            code="registry-damaged",
+            severity=Severity.ERROR,
+            subject=REGISTRY,
+            message=problem,
+            hint="`mnemosyne doctor --fix` rebuilds it from the instances' own records; live ones also do so themselves",
+        )
+    ]
+
+
+def _leftovers(state: StateDir) -> list[str]:
+    return sorted(name for name in os.listdir(state.fd) if name.startswith(f"{REGISTRY}.") and name.endswith(".tmp"))
+
+
+def _leftover(name: str) -> Finding:
+    return Finding(
+        code="leftover-registry",
+        severity=Severity.WARNING,
+        subject=name,
+        message="a writer died while writing it",
+        hint="`mnemosyne doctor --fix` removes it",
+    )
