@@ -7,11 +7,14 @@ Everything public is named here and loaded when it is first used, so that import
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+# Importing typing would double the time of importing this package; type checkers take this name for what it says.
+TYPE_CHECKING = False
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from mnemo_coord.coordinator import Coordinator
     from mnemo_coord.doctor import Report
     from mnemo_coord.errors import CoordinationError

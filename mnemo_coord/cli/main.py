@@ -7,7 +7,6 @@ that call us a hundred times a minute it is the whole-process time that counts.
 from __future__ import annotations
 
 import os
-import signal
 import sys
 
 import mnemo_coord
@@ -33,6 +32,8 @@ class Terminated(BaseException):
 
 
 def _run(arguments: list[str]) -> int:
+    import signal
+
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _terminate)
     try:

@@ -8,13 +8,11 @@ that it is that instance: it returns a MAC over a number that it was given just 
 from __future__ import annotations
 
 import errno
-import ipaddress
 import logging
 import os
 import socket
 from contextlib import suppress
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException
 from typing import TYPE_CHECKING, Final
 
 from mnemo_coord import errors
@@ -65,6 +63,8 @@ def parse_address(text: str) -> tuple[str, int]:
     host = host.removeprefix("[").removesuffix("]")
     if not colon or not (port.isascii() and port.isdecimal()) or not 0 <= int(port) <= 65535:
         raise errors.Config(f"{text!r} is not HOST:PORT", hint="such as 127.0.0.1:3000", key="api_addr")
+    import ipaddress
+
     host = "127.0.0.1" if host == "localhost" else host
     try:
         loopback = ipaddress.ip_address(host).is_loopback
@@ -127,6 +127,9 @@ def answers(registration: Registration, signer: Signer, timeout: float = 1.0) ->
     """Whether this very instance answers at its recorded port."""
     if registration.api_port is None or registration.api_host is None:
         return False
+    # Imported here: only the doctor asks, and it costs everybody else a tenth of their time.
+    from http.client import HTTPConnection, HTTPException
+
     nonce = os.urandom(16).hex()
     expected = proof(signer, nonce, registration.instance_id, registration.process.pid, registration.api_port)
     connection = HTTPConnection(registration.api_host, registration.api_port, timeout=timeout)
