@@ -37,6 +37,9 @@ __all__ = ["Membership"]
 
 _log = logging.getLogger(__name__)
 
+_PARTING_PATIENCE = 2.0
+"""Seconds that a leaving instance waits for the registry; what it cannot take out, others reap."""
+
 
 class Membership:
     """What exists between `register` and `unregister`."""
@@ -61,8 +64,10 @@ class Membership:
         self._polled = float("-inf")
         self._looked = fleet.clock.age_ns()
         self._lenient_until = 0
+        self.registration = self._introduce(name, roles, api)
         try:
-            self.registration = self._introduce(name, roles, api)
+            if name is not None:
+                self._claims.append(fleet.claims.take(ClaimKind.NAME, name, self.instance_id))
             self._join()
         except BaseException:
             self._abandon()
@@ -71,8 +76,6 @@ class Membership:
     # Registering
 
     def _introduce(self, name: str | None, roles: tuple[str, ...], api: tuple[str, int] | None) -> Registration:
-        if name is not None:
-            self._claims.append(self.fleet.claims.take(ClaimKind.NAME, name, self.instance_id))
         return Registration(
             instance_id=self.instance_id,
             name=name,
@@ -107,7 +110,8 @@ class Membership:
 
     def _abandon(self) -> None:
         """A registration that failed leaves nothing behind."""
-        for step in (self._stop_loops, self._watch.stop, self._release_claims, self._release_messages, self._beats.remove):
+        steps = (self._stop_loops, self._watch.stop, self._release_claims)
+        for step in (*steps, self._remove_record, self._release_messages, self._beats.remove):
             with suppress(errors.CoordinationError, OSError):
                 step()
         self._lock.remove()
@@ -145,15 +149,19 @@ class Membership:
             self.registration = self.registration.changed(lock=self._lock.identity)
             self._write_record()
             self._seen = ()
+        self._mend_mailboxes()
         version = registry.version()
         if not version or version != self._seen:
             if not registry.holds(self.registration):
                 self._reregister()
             self._seen = registry.version()
 
-    def _reregister(self) -> None:
+    def _mend_mailboxes(self) -> None:
         for address in self._addresses:
-            self.fleet.queue.make(address)
+            if not self.fleet.queue.is_whole(address):
+                self.fleet.queue.make(address)
+
+    def _reregister(self) -> None:
         self.fleet.registry.put(self.registration)
         self._beats.announce()
 
@@ -246,6 +254,7 @@ class Membership:
         """Gives everything back, in the order in which others may rely on it; the lock is let go last."""
         self._stop_loops()
         self._watch.stop()
+        self.fleet.registry.lock_timeout = min(self.fleet.registry.lock_timeout, _PARTING_PATIENCE)
         steps = (self._release_claims, self._remove_record, self._release_messages, self._beats.remove)
         for step in steps:
             try:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from mnemo_coord.fleet import Fleet
     from mnemo_coord.members.instance import Instance
 
+_NAME_WIDTH = 20
+
 
 @click.command("list")
 @click.option("--all", "everybody", is_flag=True, help="Also those that died lately and have been cleared away.")
@@ -45,12 +47,17 @@ def _row(instance: Instance) -> tuple[str, ...]:
     age = instance.heartbeat_age
     return (
         instance.instance_id,
-        instance.name or "-",
+        _shortened(instance.name or "-"),
         instance.status,
         str(instance.pid or "-"),
         f"{age:.0f}s ago" if age is not None else "-",
         instance.api_url or "-",
     )
+
+
+def _shortened(name: str) -> str:
+    """Names may have 64 characters and a terminal 80."""
+    return name if len(name) <= _NAME_WIDTH else f"{name[: _NAME_WIDTH - 1]}…"
 
 
 def _departed(fleet: Fleet) -> list[Instance]:

@@ -138,7 +138,7 @@ def _age(beat: Beat | None, clock: Clock) -> float | None:
 
 def observe(process: ProcessIdentity, *, thorough: bool = True) -> ProcessState:
     """What became of a process. Sends no signal, and never takes another process for the recorded one."""
-    if process.pid_namespace != namespace("pid"):
+    if not process.pid_namespace or process.pid_namespace != namespace("pid"):
         return ProcessState.UNKNOWN
     try:
         fd = _pidfd(process.pid)

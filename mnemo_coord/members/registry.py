@@ -141,7 +141,8 @@ class Registry:
         self.state = state
         self.signer = signer
         self._clock = clock
-        self._lock_timeout = lock_timeout
+        self.lock_timeout = lock_timeout
+        """Seconds that a change waits for the registry's lock."""
         self._cached: tuple[tuple[int, ...], Entries] | None = None
         self._verified: dict[str, tuple[bytes, Registration]] = {}
 
@@ -280,7 +281,7 @@ class Registry:
     def _update(self, change: Callable[[Entries], None], about: Registration | None, note: EventKind | None) -> None:
         """Reads, changes and replaces the registry under its lock; writes nothing when nothing changed."""
         try:
-            with locks.hold(self.state, "registry", self._lock_timeout):
+            with locks.hold(self.state, "registry", self.lock_timeout):
                 files.crash_point(CrashPoint.REGISTRY_LOCKED)
                 for leftover in _leftovers(self.state):  # whoever wrote it had this lock, and no longer has
                     files.remove(leftover, dir_fd=self.state.fd)

@@ -163,6 +163,10 @@ class Mailbox:
         files.publish(file, data, dir_fd=self._new, tmp_name=tmp_name, tmp_fd=tmp_fd, durable=durable, points=_POINTS)
         self.ring()
 
+    def is_whole(self) -> bool:
+        """Whether its folders are still those at their paths."""
+        return all(os.fstat(fd).st_nlink > 0 for fd in (self._new, self._claimed, self._bell))
+
     def ring(self) -> None:
         """Wakes who watches the bell."""
         files.ring(BELL, dir_fd=self._bell)
@@ -170,12 +174,12 @@ class Mailbox:
     # For the receiver
 
     def waiting(self) -> list[str]:
-        """The files that wait, in order."""
-        try:
-            names = os.listdir(self._new)
-        except FileNotFoundError:
-            return []
-        return sorted(name for name in names if _FILE.fullmatch(name))
+        """The files that wait, in order.
+
+        Raises:
+            FileNotFoundError: the mailbox has been removed.
+        """
+        return sorted(name for name in os.listdir(self._new) if _FILE.fullmatch(name))
 
     def odd(self) -> list[str]:
         """What lies among the messages and is none."""

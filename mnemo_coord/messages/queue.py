@@ -22,7 +22,6 @@ from mnemo_coord.disk.clock import Clock, Stamps, rfc3339
 from mnemo_coord.disk.signing import Signer
 from mnemo_coord.disk.state_dir import QUEUE, StateDir
 from mnemo_coord.events import Broadcaster, EventKind
-from mnemo_coord.members.identity import is_id
 from mnemo_coord.messages.delivery import Delivery, Failure, Receipt
 from mnemo_coord.messages.mailbox import DEAD, REFUSED, TMP, Address, Mailbox, boxes, delivery_of
 from mnemo_coord.messages.message import LIMIT, Message, check_id, check_type, decode, encode
@@ -57,7 +56,7 @@ class Queue:
         self._settings = settings
         self._events = events
         self._stamps = Stamps(clock)
-        self._random = os.urandom(4).hex()
+        self._random = (os.getpid(), os.urandom(4).hex())
         self._open: OrderedDict[str, Mailbox] = OrderedDict()
         self._open_in = -1
         self._sent: dict[str, int] = {}
@@ -121,7 +120,7 @@ class Queue:
     ) -> tuple[Message, int]:
         stamp = self._stamps.next()
         message = Message(
-            id=f"{stamp:016x}-{self._token(sender)}" if message_id is None else check_id(message_id),
+            id=f"{stamp:016x}-{self._token()}" if message_id is None else check_id(message_id),
             from_agent=sender,
             to_agent=to_agent,
             message_type=check_type(message_type),
@@ -130,9 +129,11 @@ class Queue:
         )
         return message, stamp
 
-    def _token(self, sender: str) -> str:
-        """What makes a stamp unique: the sender's id, or a random text where the sender is no instance."""
-        return sender if is_id(sender) else self._random
+    def _token(self) -> str:
+        """What makes a stamp unique: a random text of this process, which a forked child does not share."""
+        if self._random[0] != os.getpid():
+            self._random = (os.getpid(), os.urandom(4).hex())
+        return self._random[1]
 
     def _publish(
         self, address: Address, sender: str, message_id: str, stamp: int, sealed: bytes, *, durable: bool | None
@@ -140,17 +141,26 @@ class Queue:
         prefix = f"{stamp:016x}-"
         file = f"{message_id if message_id.startswith(prefix) else prefix + message_id}.json"
         tmp_name = f"{sender}.{os.getpid()}.{stamp:016x}"
-        try:
-            mailbox = self._mailbox(address)
-            self._refuse_full(address, mailbox)
-            tmp_fd = self._state.folder(f"{QUEUE}/{TMP}")
-            synced = self._settings.durable if durable is None else durable
-            mailbox.publish(file, sealed, tmp_name=tmp_name, tmp_fd=tmp_fd, durable=synced)
-        except FileNotFoundError:
-            self._forget(address)
-            raise
-        except OSError as error:
-            raise errors.State.at(self._state.path / QUEUE, (error.strerror or str(error)).lower()) from None
+        synced = self._settings.durable if durable is None else durable
+        for last_try in (False, True):
+            try:
+                mailbox = self._mailbox(address)
+                self._refuse_full(address, mailbox)
+                tmp_fd = self._state.folder(f"{QUEUE}/{TMP}")
+                return mailbox.publish(file, sealed, tmp_name=tmp_name, tmp_fd=tmp_fd, durable=synced)
+            except FileNotFoundError:
+                # Somebody removed the mailbox, or the whole state directory: one that belongs there is made again.
+                self._forget(address)
+                if last_try or (self._state.is_current() and address.is_id):
+                    raise
+                self._reopen()
+            except OSError as error:
+                raise errors.State.at(self._state.path / QUEUE, (error.strerror or str(error)).lower()) from None
+        return None
+
+    def _reopen(self) -> None:
+        if not self._state.is_current():
+            self._state.reopen()
 
     def _refuse_full(self, address: Address, mailbox: Mailbox) -> None:
         sent = self._sent.get(address.text, 0)
@@ -170,6 +180,7 @@ class Queue:
                 mailbox = self._mailbox(address)
                 waiting = mailbox.waiting()
             except FileNotFoundError:
+                self._forget(address)  # removed by hand; its owner makes it again at its next heartbeat
                 continue
             for file in waiting:
                 delivery = self._take(address, mailbox, file, claimer)
@@ -255,6 +266,16 @@ class Queue:
         """Makes the mailbox of an address. Returns the path of the folder with its bell."""
         Mailbox.make(address, self._state.folder(QUEUE)).close()
         return str(self._state.path / QUEUE / address.folder / "bell")
+
+    def is_whole(self, address: Address) -> bool:
+        """Whether the mailbox of an address is there; a removed one is let go of."""
+        try:
+            if self._mailbox(address).is_whole():
+                return True
+        except FileNotFoundError:
+            pass
+        self._forget(address)
+        return False
 
     def release_of(self, instance_id: str) -> None:
         """Takes back what an instance that is gone had: its claimed messages go to others, its own mailbox ends."""
