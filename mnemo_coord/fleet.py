@@ -104,10 +104,7 @@ class Fleet:
         entries = self.registry.read()
         if self._holders[0] is not entries:
             self._holders = (entries, _by_address(entries))
-        return any(self._receives(registration) for registration in self._holders[1].get(address.text, ()))
-
-    def _receives(self, registration: Registration) -> bool:
-        return self.reaper.verdict(registration).lives
+        return any(self.reaper.receives(registration) for registration in self._holders[1].get(address.text, ()))
 
     def lives(self, instance_id: str) -> bool:
         """Whether an instance, or a receiver that holds a lock without being registered, is still there."""
@@ -157,7 +154,7 @@ class Fleet:
 
     def _living(self) -> Iterable[str]:
         entries = self.registry.read().items()
-        return (key for key, entry in entries if entry.registration and self._receives(entry.registration))
+        return (key for key, entry in entries if entry.registration and self.reaper.receives(entry.registration))
 
     def close(self) -> None:
         """Closes every file. Idempotent."""

@@ -227,18 +227,23 @@ class Membership:
         return stop
 
     def _deliver_step(self) -> float:
-        if self._callbacks:
-            for delivery in self.fleet.queue.receive(self._addresses, self.instance_id):
-                self._hand_over(delivery)
+        # Looks again after every message that was handled: senders rely on it when they do not ring (`Mailbox.publish`).
+        # What a callback failed at comes again with the next ring or poll, not at once.
+        handled = True
+        while handled and self._callbacks:
+            outcomes = [self._hand_over(item) for item in self.fleet.queue.receive(self._addresses, self.instance_id)]
+            handled = any(outcomes)
         return self.fleet.settings.poll_interval
 
-    def _hand_over(self, delivery: Delivery) -> None:
+    def _hand_over(self, delivery: Delivery) -> bool:
         try:
             with delivery as message:
                 for callback in tuple(self._callbacks):
                     callback(message)
         except Exception:
             _log.exception("A callback failed at message %s; it will be delivered again", delivery.message.id)
+            return False
+        return True
 
     # Holding
 

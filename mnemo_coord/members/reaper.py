@@ -47,6 +47,16 @@ class Reaper:
         evidence = examine(self._state, registration, beat, self._clock, thorough=thorough)
         return decide(evidence, self._stalled_after)
 
+    def receives(self, registration: Registration) -> bool:
+        """Whether a message for it is worth writing: its lock is held, or all the evidence together says that it lives.
+
+        The lock alone settles nearly every case, at a tenth of the cost of the verdict, and every message asks. Should a
+        forked child hold the lock of a dead parent, the message goes to the dead letters when that is noticed.
+        """
+        seen = locks.probe(lock_name(registration.instance_id), dir_fd=self._state.folder(INSTANCES))
+        held = seen.state is locks.LockState.HELD and seen.identity == registration.lock
+        return held or self.verdict(registration).lives
+
     def reap(self, registrations: Iterable[Registration], timeout: float) -> list[Registration]:
         """Reaps those of them that are dead, and returns them.
 

@@ -122,6 +122,7 @@ class Mailbox:
         self.address = address
         self._queue = queue_fd
         self._root = root_fd
+        self._last = ""
         opened = [root_fd]
         # The descriptors live as long as somebody uses the mailbox: a sender, a delivery that is being handled.
         self.close = weakref.finalize(self, _close, opened)
@@ -161,7 +162,19 @@ class Mailbox:
             OSError: it cannot be written; nothing has appeared.
         """
         files.publish(file, data, dir_fd=self._new, tmp_name=tmp_name, tmp_fd=tmp_fd, durable=durable, points=_POINTS)
-        self.ring()
+        before, self._last = self._last, file
+        # While our message before this one is unclaimed, a receiver has yet to come for it, and looks again after it has:
+        # a burst rings once. Ringing costs a wake-up of the receiver, half as much as all the rest of sending.
+        # RACE: claimed after this look, by a receiver that then lists again and finds this one, published before the look.
+        if not (before and self._waits(before)):
+            self.ring()
+
+    def _waits(self, file: str) -> bool:
+        try:
+            os.stat(file, dir_fd=self._new, follow_symlinks=False)
+        except OSError:
+            return False
+        return True
 
     def is_whole(self) -> bool:
         """Whether its folders are still those at their paths."""
