@@ -159,6 +159,7 @@ class Fleet:
     def close(self) -> None:
         """Closes every file. Idempotent."""
         self.queue.close()
+        self.reaper.close()
         self.state.close()
 
     def __enter__(self) -> Self:

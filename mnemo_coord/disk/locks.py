@@ -17,8 +17,10 @@ import fcntl
 import os
 import random
 import re
+import threading
 import time
 import weakref
+from collections import OrderedDict
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -47,6 +49,7 @@ __all__ = [
 _SHORTEST_PAUSE: Final = 0.0005
 _LONGEST_PAUSE: Final = 0.010
 """Waiting for a short lock: filelock's own 50 ms between tries makes fifty writers wait for each other for half a second."""
+_KEPT_PROBES: Final = 64
 _PROBE_PATIENCE: Final = 1.0
 """A probe holds a shared lock for microseconds; whoever takes a lock for good tries again for so many seconds."""
 
@@ -133,6 +136,53 @@ def probe(name: str, *, dir_fd: int) -> Probe:
         return Probe(state=_lock_state(fd), identity=(status.st_dev, status.st_ino))
     finally:
         os.close(fd)
+
+
+class KeptProbes:
+    """Probes of locks that are asked about again and again: their files stay open, for reading, and one call answers.
+
+    Only *held* is answered from here; anything else is for a fresh `probe` to say.
+    """
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[str, tuple[int, tuple[int, int]]] = OrderedDict()
+        self._mutex = threading.Lock()
+
+    def is_held(self, name: str, identity: tuple[int, int], *, dir_fd: int) -> bool:
+        """Whether the file with this name and identity (device, inode) is locked."""
+        with self._mutex:
+            kept = self._open.get(name)
+            if kept is None or kept[1] != identity:
+                self._drop(name)
+                kept = self._keep(name, dir_fd)
+            if kept is None or kept[1] != identity:
+                return False
+            if _lock_state(kept[0]) is LockState.HELD:
+                return True
+            self._drop(name)  # closing lets go of the shared lock, too
+            return False
+
+    def _keep(self, name: str, dir_fd: int) -> tuple[int, tuple[int, int]] | None:
+        try:
+            fd = files.open_regular(name, dir_fd=dir_fd)
+        except (OSError, errors.Untrusted):
+            return None
+        status = os.fstat(fd)
+        self._open[name] = (fd, (status.st_dev, status.st_ino))
+        if len(self._open) > _KEPT_PROBES:
+            self._drop(next(iter(self._open)))
+        return self._open[name]
+
+    def _drop(self, name: str) -> None:
+        kept = self._open.pop(name, None)
+        if kept is not None:
+            os.close(kept[0])
+
+    def close(self) -> None:
+        """Closes all of them."""
+        with self._mutex:
+            for name in list(self._open):
+                self._drop(name)
 
 
 def _lock_state(fd: int) -> LockState:

@@ -40,6 +40,7 @@ class Reaper:
         self._clock = clock
         self._releases = releases
         self._stalled_after = stalled_after
+        self._probes = locks.KeptProbes()
 
     def verdict(self, registration: Registration, *, thorough: bool = False) -> Verdict:
         """The verdict on one registration, now."""
@@ -53,9 +54,13 @@ class Reaper:
         The lock alone settles nearly every case, at a tenth of the cost of the verdict, and every message asks. Should a
         forked child hold the lock of a dead parent, the message goes to the dead letters when that is noticed.
         """
-        seen = locks.probe(lock_name(registration.instance_id), dir_fd=self._state.folder(INSTANCES))
-        held = seen.state is locks.LockState.HELD and seen.identity == registration.lock
+        name = lock_name(registration.instance_id)
+        held = self._probes.is_held(name, registration.lock, dir_fd=self._state.folder(INSTANCES))
         return held or self.verdict(registration).lives
+
+    def close(self) -> None:
+        """Closes what it keeps open."""
+        self._probes.close()
 
     def reap(self, registrations: Iterable[Registration], timeout: float) -> list[Registration]:
         """Reaps those of them that are dead, and returns them.

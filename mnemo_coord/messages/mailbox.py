@@ -105,6 +105,8 @@ class Address:
 
 def delivery_of(file: str) -> int:
     """Which delivery of its message a file name stands for; 0 for a name that is no message's."""
+    if "~" not in file and file.endswith(".json"):
+        return 1
     match = _FILE.fullmatch(file)
     return int(match[1] or 1) if match else 0
 
@@ -193,6 +195,10 @@ class Mailbox:
             FileNotFoundError: the mailbox has been removed.
         """
         return sorted(name for name in os.listdir(self._new) if _FILE.fullmatch(name))
+
+    def depth(self) -> int:
+        """About how many wait, more cheaply than `waiting`: whatever lies there counts."""
+        return len(os.listdir(self._new))
 
     def odd(self) -> list[str]:
         """What lies among the messages and is none."""

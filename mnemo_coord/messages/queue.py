@@ -34,14 +34,21 @@ __all__ = ["Presence", "Queue"]
 _log = logging.getLogger(__name__)
 
 _OPEN_MAILBOXES: Final = 64
-_COUNT_EVERY: Final = 256
-"""A sender counts what waits in a mailbox at its first message and every so many: listing costs as much as sending."""
 _GRACE_NS: Final = 2_000_000_000
 """How long an empty file may be one that somebody is still writing, in nanoseconds."""
 _SCARCE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO})
 
 Presence = Callable[[Address], bool]
 """Tells whether somebody alive receives at an address."""
+
+
+def sends_until_recount(waiting: int, limit: int) -> int:
+    """How many messages a sender puts into a mailbox before it counts again what waits there.
+
+    Listing a full mailbox costs as much as a hundred messages, so the fuller the mailbox is not, the more rarely it is
+    counted. Several senders may overshoot the limit by an eighth of what was left, each.
+    """
+    return max(0, limit - waiting) // 8
 
 
 class Queue:
@@ -59,7 +66,7 @@ class Queue:
         self._random = (os.getpid(), os.urandom(4).hex())
         self._open: OrderedDict[str, Mailbox] = OrderedDict()
         self._open_in = -1
-        self._sent: dict[str, int] = {}
+        self._uncounted: dict[str, int] = {}
         self._lock = threading.RLock()
         self._empty_since: dict[tuple[str, str], int] = {}
 
@@ -163,13 +170,14 @@ class Queue:
             self._state.reopen()
 
     def _refuse_full(self, address: Address, mailbox: Mailbox) -> None:
-        sent = self._sent.get(address.text, 0)
-        self._sent[address.text] = sent + 1
-        if sent % _COUNT_EVERY == 0:
-            waiting = len(mailbox.waiting())
-            if waiting >= self._settings.mailbox_limit:
-                self._sent[address.text] = 0  # count again at the next one
-                raise errors.MailboxFull(f"the mailbox of {address.text} holds {waiting} messages", address=address.text)
+        left = self._uncounted.get(address.text, 0)
+        if left:
+            self._uncounted[address.text] = left - 1
+            return
+        waiting, limit = mailbox.depth(), self._settings.mailbox_limit
+        if waiting >= limit:
+            raise errors.MailboxFull(f"the mailbox of {address.text} holds {waiting} messages", address=address.text)
+        self._uncounted[address.text] = sends_until_recount(waiting, limit)
 
     # Receiving
 
@@ -217,21 +225,22 @@ class Queue:
                 return None
             self._refuse(address, mailbox, file, claimer, f"cannot be read: {error.strerror}")
             return None
-        self._empty_since.pop((address.folder, file), None)
+        if self._empty_since:
+            self._empty_since.pop((address.text, file), None)
         self._tell(EventKind.MESSAGE_RECEIVED, claimer, message, delivery=delivery_of(file))
         return Delivery(self, address, mailbox, file, claimer, message)
 
     def _in_grace(self, address: Address, file: str) -> bool:
-        since = self._empty_since.get((address.folder, file))
+        since = self._empty_since.get((address.text, file)) if self._empty_since else None
         return since is not None and self._clock.age_ns() - since < _GRACE_NS
 
     def _begin_grace(self, address: Address, file: str) -> bool:
         """An empty file may be somebody's who writes in place. True at the first sight of it."""
-        key = (address.folder, file)
+        key = (address.text, file)
         if key in self._empty_since:
             del self._empty_since[key]
             return False
-        if len(self._empty_since) > _COUNT_EVERY:
+        if len(self._empty_since) > _OPEN_MAILBOXES:
             self._empty_since.clear()
         self._empty_since[key] = self._clock.age_ns()
         return True
@@ -331,7 +340,7 @@ class Queue:
     def _forget(self, address: Address) -> None:
         with self._lock:
             self._open.pop(address.text, None)
-            self._sent.pop(address.text, None)
+            self._uncounted.pop(address.text, None)
 
     def close(self) -> None:
         """Lets go of every open mailbox."""
@@ -351,5 +360,5 @@ def _nobody(address: Address) -> Failure:
 
 def _check_addressee(message: Message, address: Address, file: str) -> None:
     """A message is good in one mailbox only: copied into another it is somebody's replay."""
-    if message.to_agent not in {None, address.text} or (message.to_agent is None and not address.is_id):
+    if message.to_agent != address.text and (message.to_agent is not None or not address.is_id):
         raise errors.Untrusted.at(file, "is addressed to somebody else", hint="")
