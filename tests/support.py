@@ -11,7 +11,7 @@ import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 MNEMOSYNE = str(Path(sys.executable).parent / "mnemosyne")
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -65,7 +65,9 @@ def run(
 class Child:
     """A process of a test with its output in files; ended when its ``with`` block is left."""
 
-    def __init__(self, argv: Sequence[str], place: Path, *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> None:
+    def __init__(
+        self, argv: Sequence[str], place: Path, *, env: Mapping[str, str] | None = None, cwd: Path | None = None
+    ) -> None:
         place.mkdir(parents=True, exist_ok=True)
         number = len(list(place.glob("*.err")))
         self.out = place / f"{number}.out"
@@ -112,7 +114,7 @@ class Child:
     def wait(self, timeout: float = 30.0) -> int:
         return self.process.wait(timeout)
 
-    def __enter__(self) -> Child:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -125,7 +127,9 @@ class Child:
 class Serve(Child):
     """``mnemosyne serve`` on a state directory, registered when the constructor returns."""
 
-    def __init__(self, state_dir: Path, *args: object, env: Mapping[str, str] | None = None, prefix: Sequence[str] = ()) -> None:
+    def __init__(
+        self, state_dir: Path, *args: object, env: Mapping[str, str] | None = None, prefix: Sequence[str] = ()
+    ) -> None:
         argv = [*prefix, MNEMOSYNE, "--dir", str(state_dir), "serve", *map(str, args)]
         super().__init__(argv, state_dir.parent / "serve-logs", env=env)
         line = self.wait_for("is in the fleet at")

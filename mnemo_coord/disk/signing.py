@@ -54,12 +54,12 @@ class Purpose(StrEnum):
 class Signer:
     """Signs and verifies with one secret."""
 
-    def __init__(self, secret: bytes, version: tuple[int, int] = (0, 0)) -> None:
+    def __init__(self, secret: bytes, version: tuple[int, int] | None = None) -> None:
         self.adopt(secret, version)
 
-    def adopt(self, secret: bytes, version: tuple[int, int]) -> None:
-        """Signs with another secret from now on. ``version`` tells which file it came from."""
-        self._secret = secret
+    def adopt(self, secret: bytes, version: tuple[int, int] | None) -> None:
+        """Signs with another secret from now on. ``version`` tells which file it came from; None: from no file."""
+        self.secret = secret
         self.version = version
         self.key_id = hashlib.sha256(secret).hexdigest()[:8]
         self._subkeys: dict[Purpose, tuple[bytes, bytes]] = {}
@@ -78,7 +78,7 @@ class Signer:
         from cryptography.hazmat.primitives.hashes import SHA256
         from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-        return HKDF(algorithm=SHA256(), length=_LENGTH, salt=_SALT, info=purpose.encode()).derive(self._secret)
+        return HKDF(algorithm=SHA256(), length=_LENGTH, salt=_SALT, info=purpose.encode()).derive(self.secret)
 
     def sign(self, purpose: Purpose, data: bytes) -> bytes:
         """The 32 bytes of the signature."""
@@ -114,17 +114,21 @@ def load(state: StateDir, environ: Mapping[str, str] | None = None) -> Signer:
 def refresh(signer: Signer, state: StateDir) -> bool:
     """Adopts the key in the file if it is another one than the signer's. Returns whether it did; cheap when not.
 
+    A key that is gone (the state directory was removed under a live fleet) is put back: all its instances have the same.
+
     Raises:
-        errors.State: the file is there and cannot be used.
+        errors.State: the file is there and cannot be used, or cannot be made.
     """
-    version = _version(state)
-    if (0, 0) in {version, signer.version} or version == signer.version:
+    if signer.version is None or signer.version == _version(state):
         return False
-    signer.adopt(_read(state), version)
-    return True
+    secret = _make(state, signer.secret)
+    changed = secret != signer.secret
+    signer.adopt(secret, _version(state))
+    return changed
 
 
 def _version(state: StateDir) -> tuple[int, int]:
+    """Tells one key file from the next; zeros where there is none."""
     try:
         status = os.stat(SECRET, dir_fd=state.fd, follow_symlinks=False)
     except OSError:
@@ -154,13 +158,13 @@ def _read(state: StateDir) -> bytes:
     return bytes.fromhex(match[1].decode())
 
 
-def _make(state: StateDir) -> bytes:
-    """Makes the key, once: the lock lets one process write it, the others then read it."""
+def _make(state: StateDir, secret: bytes | None = None) -> bytes:
+    """The key, made where there is none: the lock lets one process write it, the others then read it."""
     with locks.hold(state, SECRET, _PATIENCE):
         try:
             return _read(state)
         except FileNotFoundError:
-            secret = os.urandom(_LENGTH)
+            secret = secret or os.urandom(_LENGTH)
             files.replace(SECRET, secret.hex().encode() + b"\n", dir_fd=state.fd, writer=str(os.getpid()))
             return secret
 

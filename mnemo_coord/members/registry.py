@@ -94,7 +94,7 @@ class Registration:
         _require(body, (str, type(None)), "name", "branch", "worktree_path", "api_host")
         _require(body, (int, type(None)), "api_port")
         _require(body, list, "roles", "lock")
-        if not is_id(body["instance_id"]) or not 1 < body["pid"] < 2**31:
+        if not is_id(body["instance_id"]) or not 0 < body["pid"] < 2**31:
             raise ValueError("instance_id or pid out of range")
         device, inode = body["lock"]
         return cls(
@@ -265,8 +265,11 @@ class Registry:
         self._update(change, registration, note)
 
     def rebuild(self) -> None:
-        """Sets a damaged registry aside, and writes it anew from the originals where it is damaged or missing."""
-        self._update(lambda entries: None, None, None)
+        """Sets aside whatever lies there and is no sound registry, and writes it anew from the originals.
+
+        Other changes do so with a damaged file only: what is no file of ours at all is for the doctor, when told to.
+        """
+        self._update(lambda entries: None, None, None, set_aside=errors.State)
 
     def problem(self) -> str | None:
         """What is wrong with the file; None when nothing is, or when nobody needs it."""
@@ -274,18 +277,25 @@ class Registry:
             self._parse(self._bytes())
         except FileNotFoundError:
             return "is missing" if self.originals() else None
-        except errors.Damaged as error:
+        except errors.State as error:
             return str(error.reason)
         return None
 
-    def _update(self, change: Callable[[Entries], None], about: Registration | None, note: EventKind | None) -> None:
+    def _update(
+        self,
+        change: Callable[[Entries], None],
+        about: Registration | None,
+        note: EventKind | None,
+        *,
+        set_aside: type[errors.State] = errors.Damaged,
+    ) -> None:
         """Reads, changes and replaces the registry under its lock; writes nothing when nothing changed."""
         try:
             with locks.hold(self.state, "registry", self.lock_timeout):
                 files.crash_point(CrashPoint.REGISTRY_LOCKED)
                 for leftover in _leftovers(self.state):  # whoever wrote it had this lock, and no longer has
                     files.remove(leftover, dir_fd=self.state.fd)
-                entries, sound = self._read_for_update()
+                entries, sound = self._read_for_update(set_aside)
                 before = dict(entries)
                 change(entries)
                 if entries == before and sound:
@@ -300,12 +310,12 @@ class Registry:
         now = rfc3339(self._clock.wall_ns())
         return history.Fact(at=now, kind=kind, instance_id=about.instance_id, name=about.name, pid=about.process.pid)
 
-    def _read_for_update(self) -> tuple[Entries, bool]:
+    def _read_for_update(self, set_aside: type[errors.State]) -> tuple[Entries, bool]:
         try:
             return self._parse(self._bytes()), True
         except FileNotFoundError:
             return self.originals(), False
-        except errors.Damaged as error:
+        except set_aside as error:
             kept_as = self.state.set_aside(REGISTRY, dir_fd=self.state.fd, stamp=self._clock.wall_ns())
             _log.warning("%s; kept as %s/%s and rebuilt", error, QUARANTINE, kept_as)
             return self.originals(), False
