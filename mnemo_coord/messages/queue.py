@@ -190,6 +190,11 @@ class Queue:
             except FileNotFoundError:
                 self._forget(address)  # removed by hand; its owner makes it again at its next heartbeat
                 continue
+            except OSError as error:
+                if error.errno not in _SCARCE:
+                    raise errors.State.at(self._state.path / QUEUE, (error.strerror or str(error)).lower()) from None
+                _log.warning("Cannot read messages now: %s", error)
+                continue
             for file in waiting:
                 delivery = self._take(address, mailbox, file, claimer)
                 if delivery is not None:

@@ -141,7 +141,10 @@ def test_a_process_in_a_shifted_time_namespace_is_not_reaped(state_dir: Path, tm
     if subprocess.run([*prefix, "true"], check=False, capture_output=True).returncode:
         assert not os.environ.get("CI"), "time namespaces are required here"
         pytest.skip("the kernel refuses time namespaces")
-    with support.Serve(state_dir) as here, support.Child([*prefix, sys.executable, "-c", code, str(state_dir)], tmp_path) as there:
+    with (
+        support.Serve(state_dir) as here,
+        support.Child([*prefix, sys.executable, "-c", code, str(state_dir)], tmp_path) as there,
+    ):
         other = there.wait_for("in ").split()[1]
         assert support.status_of(state_dir, other) in {"alive", "stalled"}
         assert support.run("--dir", state_dir, "doctor", "--fix").returncode in {0, 1}
@@ -153,7 +156,10 @@ def test_another_pid_namespace_is_judged_by_its_lock(state_dir: Path, tmp_path: 
     """H14. Its process number means nothing here; the lock does."""
     prefix = ["unshare", "-Urpf", "--mount-proc", "--kill-child"]
     code = "import sys,time; from mnemo_coord import Coordinator\nwith Coordinator(sys.argv[1]) as me:\n print('in', me.instance_id, flush=True)\n time.sleep(60)"
-    with support.Serve(state_dir) as here, support.Child([*prefix, sys.executable, "-c", code, str(state_dir)], tmp_path) as there:
+    with (
+        support.Serve(state_dir) as here,
+        support.Child([*prefix, sys.executable, "-c", code, str(state_dir)], tmp_path) as there,
+    ):
         other = there.wait_for("in ").split()[1]
         assert support.status_of(state_dir, other) == "alive"
         assert support.run("--dir", state_dir, "doctor", "--fix", "--json").json["findings"] == []
