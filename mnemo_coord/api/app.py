@@ -40,4 +40,6 @@ def build(coordinator: Coordinator) -> Starlette:
             headers[PROOF_HEADER] = proof(signer, nonce, registration.instance_id, registration.process.pid, port)
         return JSONResponse(body, headers=headers)
 
-    return Starlette(routes=[Route("/health", health, methods=["GET"])])
+    app = Starlette(routes=[Route("/health", health, methods=["GET"])])
+    app.router.redirect_slashes = False  # a path is what it says
+    return app

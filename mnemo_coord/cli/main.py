@@ -34,6 +34,9 @@ class Terminated(BaseException):
 def _run(arguments: list[str]) -> int:
     import signal
 
+    # Started with an output closed (`>&-`), Python has None in its place.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  # as long as the process
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _terminate)
     try:

@@ -303,6 +303,8 @@ class Registry:
                 self._write(entries)
                 if about is not None and note is not None:
                     history.append(self.state, self.signer, self._fact(note, about))
+        except errors.CoordinationError:
+            raise  # TimedOut is an OSError too
         except OSError as error:
             raise errors.State.at(self.state.path / REGISTRY, (error.strerror or str(error)).lower()) from None
 
