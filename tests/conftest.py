@@ -34,6 +34,7 @@ def no_process_left() -> Iterator[None]:
     names = [f"{child.pid} {child.name()}" for child in left if child.is_running()]
     for child in left:
         child.kill()
+    psutil.wait_procs(left, 5)
     assert not names, f"left behind: {names}"
 
 
