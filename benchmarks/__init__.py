@@ -1,0 +1,1 @@
+"""What it costs, against what you would use instead. Run with ``python -m benchmarks``; gates nothing."""
