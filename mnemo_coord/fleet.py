@@ -17,10 +17,9 @@ from mnemo_coord.disk.clock import Clock, SystemClock, rfc3339
 from mnemo_coord.disk.state_dir import StateDir
 from mnemo_coord.events import Broadcaster
 from mnemo_coord.holdings.claims import Claims
-from mnemo_coord.holdings.ports import api_url
 from mnemo_coord.members import heartbeat, history, liveness
 from mnemo_coord.members.identity import check_name, is_id
-from mnemo_coord.members.instance import Instance
+from mnemo_coord.members.instance import Instance, api_url
 from mnemo_coord.members.reaper import Reaper
 from mnemo_coord.members.registry import Entries, Registration, Registry
 from mnemo_coord.messages.delivery import Receipt

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 from mnemo_coord import errors
 from mnemo_coord.disk.signing import Purpose, Signer
 from mnemo_coord.findings import Finding, Severity
+from mnemo_coord.members.instance import api_url
 from mnemo_coord.settings import API_PORTS
 
 if TYPE_CHECKING:
@@ -46,11 +47,6 @@ class Listener:
     def url(self) -> str:
         """The address for people and programs."""
         return api_url(self.host, self.port)
-
-
-def api_url(host: str, port: int) -> str:
-    """The URL of an API server."""
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def parse_address(text: str) -> tuple[str, int]:

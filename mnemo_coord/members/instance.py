@@ -8,7 +8,12 @@ from typing import Self
 from mnemo_coord.members.liveness import Verdict
 from mnemo_coord.members.registry import Registration
 
-__all__ = ["Instance"]
+__all__ = ["Instance", "api_url"]
+
+
+def api_url(host: str, port: int) -> str:
+    """The URL of an instance's API."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
