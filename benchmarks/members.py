@@ -65,6 +65,7 @@ def heartbeat(*, quick: bool) -> None:
     for size in (10, 50) if quick else (10, 100, 1000):
         with folder() as place:
             workers = _in_crowd(place, size)
+            os.sync()  # what the crowd wrote when it came is not part of a heartbeat
             try:
                 with Coordinator(place / "fleet", settings=CALM) as me:
                     me.heartbeat()

@@ -84,7 +84,7 @@ class Fleet:
         if beat is not None and beat.record_seq > registration.seq:
             # An older copy of its record was put back; the newest is in its own file.
             registration = self.registry.original(registration.instance_id) or registration
-        evidence = liveness.examine(self.state, registration, beat, self.clock)
+        evidence = liveness.examine(self.state, registration, beat, self.clock, fresh=self.settings.heartbeat_interval)
         port, host = registration.api_port, registration.api_host
         return Instance.judged(
             registration,

@@ -37,6 +37,12 @@ __all__ = ["Membership"]
 
 _log = logging.getLogger(__name__)
 
+_GATHERING = 0.0005
+"""Seconds that a receiver lets messages gather after it handled some.
+
+While one waits unclaimed its sender does not ring (`Mailbox.publish`), and a ring costs the receiver four times what a
+message does: so a busy mailbox is emptied in batches. An idle one is not slowed, because whoever waits is woken by the bell.
+"""
 _PARTING_PATIENCE = 2.0
 """Seconds that a leaving instance waits for the registry; what it cannot take out, others reap."""
 
@@ -64,6 +70,7 @@ class Membership:
         self._polled = float("-inf")
         self._looked = fleet.clock.age_ns()
         self._lenient_until = 0
+        self._busy = False
         self.registration = self._introduce(name, roles, api)
         try:
             if name is not None:
@@ -197,6 +204,8 @@ class Membership:
     def receive(self, timeout: float) -> Iterator[Delivery]:
         """See `mnemo_coord.Coordinator.receive`."""
         deadline = time.monotonic() + timeout
+        if self._busy and timeout > 0:
+            time.sleep(_GATHERING)
         rung = threading.Event()
         self._waiters.add(rung)
         try:
@@ -205,10 +214,12 @@ class Membership:
                 first = True
                 for delivery in self.fleet.queue.receive(self._addresses, self.instance_id):
                     first = False
+                    self._busy = True
                     yield delivery
                 left = deadline - time.monotonic()
                 if not first or left <= 0:
                     return
+                self._busy = False
                 rung.wait(min(left, self.fleet.settings.poll_interval))
         finally:
             self._waiters.discard(rung)
@@ -233,6 +244,8 @@ class Membership:
         while handled and self._callbacks:
             outcomes = [self._hand_over(item) for item in self.fleet.queue.receive(self._addresses, self.instance_id)]
             handled = any(outcomes)
+            if handled:
+                time.sleep(_GATHERING)
         return self.fleet.settings.poll_interval
 
     def _hand_over(self, delivery: Delivery) -> bool:

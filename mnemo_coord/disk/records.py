@@ -21,7 +21,7 @@ import orjson
 from mnemo_coord import errors
 from mnemo_coord.disk.signing import Purpose, Signer
 
-__all__ = ["MAX_DEPTH", "SEAL_LENGTH", "encodable", "encode", "encode_text", "parse", "reseal", "seal", "unseal"]
+__all__ = ["MAX_DEPTH", "SEAL_LENGTH", "encodable", "encode", "encode_text", "parse", "reseal", "seal", "unseal", "verified"]
 
 MAX_DEPTH: Final = 32
 """How deep a record may nest. A kilobyte of brackets would reach 512."""
@@ -71,6 +71,12 @@ def seal(body: dict[str, Any], signer: Signer, purpose: Purpose) -> bytes:
     return b'%b,"signature":"%b"}' % (signed, signer.sign(purpose, signed).hex().encode())
 
 
+def verified(data: bytes, signer: Signer, purpose: Purpose) -> bool:
+    """Whether these are the bytes of a record that this fleet sealed for this purpose."""
+    tail = _SEAL.fullmatch(data, max(0, len(data) - SEAL_LENGTH))
+    return tail is not None and signer.verify(purpose, data[: tail.start()], bytes.fromhex(tail[1].decode()))
+
+
 def unseal(data: bytes, signer: Signer, purpose: Purpose, where: str) -> dict[str, Any]:
     """Verifies the bytes of a sealed record, then parses them. The signature is not in the result.
 
@@ -78,8 +84,7 @@ def unseal(data: bytes, signer: Signer, purpose: Purpose, where: str) -> dict[st
         errors.Untrusted: not signed, or signed by somebody else, or changed since.
         errors.Damaged: properly signed and still no JSON object.
     """
-    tail = _SEAL.fullmatch(data, max(0, len(data) - SEAL_LENGTH))
-    if tail is None or not signer.verify(purpose, data[: tail.start()], bytes.fromhex(tail[1].decode())):
+    if not verified(data, signer, purpose):
         raise errors.Untrusted.at(where, "is not signed with this fleet's key", hint="")
     value = parse(data, where)
     del value["signature"]

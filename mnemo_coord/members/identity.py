@@ -14,6 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from mnemo_coord import errors
+from mnemo_coord.disk import files
 from mnemo_coord.disk.clock import Clock, namespace
 from mnemo_coord.disk.locks import LifeLock
 
@@ -140,9 +141,10 @@ def machine() -> str:
 def start_time_and_state(pid: int) -> tuple[int, str]:
     """Start time in ticks and state letter of a process from proc(5); (0, "") where they cannot be read."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as stream:
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        with files.opened(fd):
             # The command name is in parentheses and may hold spaces and parentheses itself: count from the last one.
-            rest = stream.read(4096).rpartition(b")")[2].split()
+            rest = os.read(fd, 4096).rpartition(b")")[2].split(None, 20)
         return int(rest[19]), rest[0].decode()
     except (OSError, IndexError, ValueError):
         return _start_time_elsewhere(pid)

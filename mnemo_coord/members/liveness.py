@@ -95,8 +95,14 @@ def decide(evidence: Evidence, stalled_after: float) -> Verdict:
     return Verdict.ALIVE
 
 
-def examine(state: StateDir, registration: Registration, beat: Beat | None, clock: Clock, *, thorough: bool = True) -> Evidence:
-    """Gathers the evidence on one instance. ``thorough`` also looks whether its process is stopped, which is for display."""
+def examine(
+    state: StateDir, registration: Registration, beat: Beat | None, clock: Clock, *, fresh: float | None = None
+) -> Evidence:
+    """Gathers the evidence on one instance.
+
+    With ``fresh`` it is also looked whether the process is stopped, which is for display, unless the last heartbeat is younger
+    than so many seconds: who is stopped does not beat, and looking costs a third of the whole.
+    """
     own_boot = clock.boot_id
     process = registration.process
     same_boot = not own_boot or not process.boot_id or process.boot_id == own_boot
@@ -106,7 +112,7 @@ def examine(state: StateDir, registration: Registration, beat: Beat | None, cloc
         return _evidence(nothing, registration, ProcessState.UNKNOWN, None, same_machine=same_machine, same_boot=same_boot)
     seen = probe(lock_name(registration.instance_id), dir_fd=state.folder(INSTANCES))
     age = _age(beat, clock)
-    became = observe(process, thorough=thorough)
+    became = observe(process, thorough=fresh is not None and (age is None or age >= fresh))
     return _evidence(seen, registration, became, age, same_machine=same_machine, same_boot=same_boot)
 
 

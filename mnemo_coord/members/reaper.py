@@ -45,7 +45,7 @@ class Reaper:
     def verdict(self, registration: Registration, *, thorough: bool = False) -> Verdict:
         """The verdict on one registration, now."""
         beat = heartbeat.read(self._state, self._registry.signer, registration.instance_id)
-        evidence = examine(self._state, registration, beat, self._clock, thorough=thorough)
+        evidence = examine(self._state, registration, beat, self._clock, fresh=0.0 if thorough else None)
         return decide(evidence, self._stalled_after)
 
     def receives(self, registration: Registration) -> bool:

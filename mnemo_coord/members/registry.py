@@ -89,11 +89,9 @@ class Registration:
         Raises:
             ValueError: a member is missing or of the wrong type.
         """
-        _require(body, str, "instance_id", "registered_at", "boot_id", "machine")
-        _require(body, int, "pid", "seq", "start_time", "pidfd_inode", "pid_namespace", "time_namespace", "uid")
-        _require(body, (str, type(None)), "name", "branch", "worktree_path", "api_host")
-        _require(body, (int, type(None)), "api_port")
-        _require(body, list, "roles", "lock")
+        odd = [name for name, kinds in _TYPES.items() if type(body.get(name, ...)) not in kinds]
+        if odd:
+            raise ValueError(f"missing or of the wrong type: {', '.join(odd)}")
         if not is_id(body["instance_id"]) or not 0 < body["pid"] < 2**31:
             raise ValueError("instance_id or pid out of range")
         device, inode = body["lock"]
@@ -116,11 +114,15 @@ class Registration:
         return replace(self, seq=self.seq + 1, **changes)
 
 
-def _require(body: Mapping[str, Any], kind: type | tuple[type, ...], *names: str) -> None:
-    for name in names:
-        value = body.get(name, ...)
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise ValueError(f"{name} is missing or of the wrong type")
+_TYPES: Final[dict[str, tuple[type, ...]]] = {
+    **dict.fromkeys(("instance_id", "registered_at", "boot_id", "machine"), (str,)),
+    **dict.fromkeys(("pid", "seq", "start_time", "pidfd_inode", "pid_namespace", "time_namespace", "uid"), (int,)),
+    **dict.fromkeys(("name", "branch", "worktree_path", "api_host"), (str, type(None))),
+    "api_port": (int, type(None)),
+    "roles": (list,),
+    "lock": (list,),
+}
+"""The exact types of the members: ``True`` is no number here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,8 @@ class Entry:
 
 
 Entries = dict[str, Entry]
+Stored = dict[str, Any]
+"""The members as they lie there, none of them verified: a change has to carry them along, not to believe them."""
 
 
 class Registry:
@@ -166,7 +170,7 @@ class Registry:
         if self._cached is not None and version and self._cached[0] == version:
             return self._cached[1]
         try:
-            entries = self._parse(self._bytes())
+            entries = self._entries(self._parse(self._bytes()))
         except FileNotFoundError:
             return self.originals()
         except errors.Damaged as error:
@@ -181,29 +185,42 @@ class Registry:
         except errors.State as error:
             raise type(error).at(self.state.path / REGISTRY, error.reason, hint=error.hint) from None
 
-    def _parse(self, data: bytes) -> Entries:
+    def _parse(self, data: bytes) -> Stored:
         document = records.parse(data, str(self.state.path / REGISTRY))
         instances = document.get("instances")
         if document.get("version") != VERSION or not isinstance(instances, dict):
             raise errors.Damaged.at(self.state.path / REGISTRY, "has no version 1 with instances")
-        return {key: self._entry(key, stored) for key, stored in instances.items()}
+        return instances
+
+    def _entries(self, stored: Stored) -> Entries:
+        return {key: self._entry(key, member) for key, member in stored.items()}
 
     def _entry(self, key: str, stored: Any) -> Entry:
         sealed = records.reseal(stored)
-        if sealed is None:
+        if sealed is None or not isinstance(stored, dict):
             return Entry(stored, None)
         known = self._verified.get(key)
         if known is not None and known[0] == sealed:
             return Entry(stored, known[1])
-        registration = self._open_record(sealed, key)
+        # Verified are the bytes that the parsed record encodes to, so the parsed record is what was signed.
+        signed = records.verified(sealed, self.signer, Purpose.RECORD)
+        registration = self._from_body(stored, key) if signed else None
         if registration is not None:
             self._verified[key] = (sealed, registration)
         return Entry(stored, registration)
 
     def _open_record(self, sealed: bytes, instance_id: str) -> Registration | None:
         try:
-            found = Registration.from_body(records.unseal(sealed, self.signer, Purpose.RECORD, instance_id))
-        except (errors.State, ValueError, TypeError, OverflowError):
+            body = records.unseal(sealed, self.signer, Purpose.RECORD, instance_id)
+        except errors.State:
+            return None
+        return self._from_body(body, instance_id)
+
+    @staticmethod
+    def _from_body(body: Mapping[str, Any], instance_id: str) -> Registration | None:
+        try:
+            found = Registration.from_body(body)
+        except (ValueError, TypeError, OverflowError):
             return None
         return found if found.instance_id == instance_id else None
 
@@ -249,18 +266,18 @@ class Registry:
             errors.State: it cannot be written.
         """
 
-        def change(entries: Entries) -> None:
-            entries[registration.instance_id] = self._as_entry(registration)
+        def change(stored: Stored) -> None:
+            stored[registration.instance_id] = self._as_entry(registration).stored
 
         self._update(change, registration, note)
 
     def remove(self, registration: Registration, note: EventKind | None = None) -> None:
         """Takes one entry out if it is still this very one, and notes it in the history."""
 
-        def change(entries: Entries) -> None:
-            found = entries.get(registration.instance_id)
-            if found is not None and found.registration == registration:
-                del entries[registration.instance_id]
+        def change(stored: Stored) -> None:
+            found = stored.get(registration.instance_id)
+            if found is not None and self._entry(registration.instance_id, found).registration == registration:
+                del stored[registration.instance_id]
 
         self._update(change, registration, note)
 
@@ -269,7 +286,7 @@ class Registry:
 
         Other changes do so with a damaged file only: what is no file of ours at all is for the doctor, when told to.
         """
-        self._update(lambda entries: None, None, None, set_aside=errors.State)
+        self._update(lambda stored: None, None, None, set_aside=errors.State)
 
     def problem(self) -> str | None:
         """What is wrong with the file; None when nothing is, or when nobody needs it."""
@@ -283,7 +300,7 @@ class Registry:
 
     def _update(
         self,
-        change: Callable[[Entries], None],
+        change: Callable[[Stored], None],
         about: Registration | None,
         note: EventKind | None,
         *,
@@ -295,12 +312,12 @@ class Registry:
                 files.crash_point(CrashPoint.REGISTRY_LOCKED)
                 for leftover in _leftovers(self.state):  # whoever wrote it had this lock, and no longer has
                     files.remove(leftover, dir_fd=self.state.fd)
-                entries, sound = self._read_for_update(set_aside)
-                before = dict(entries)
-                change(entries)
-                if entries == before and sound:
+                stored, sound = self._read_for_update(set_aside)
+                before = dict(stored)
+                change(stored)
+                if stored == before and sound:
                     return
-                self._write(entries)
+                self._write(stored)
                 if about is not None and note is not None:
                     history.append(self.state, self.signer, self._fact(note, about))
         except errors.CoordinationError:
@@ -312,26 +329,27 @@ class Registry:
         now = rfc3339(self._clock.wall_ns())
         return history.Fact(at=now, kind=kind, instance_id=about.instance_id, name=about.name, pid=about.process.pid)
 
-    def _read_for_update(self, set_aside: type[errors.State]) -> tuple[Entries, bool]:
+    def _read_for_update(self, set_aside: type[errors.State]) -> tuple[Stored, bool]:
         try:
             return self._parse(self._bytes()), True
         except FileNotFoundError:
-            return self.originals(), False
+            return self._stored_originals(), False
         except set_aside as error:
             kept_as = self.state.set_aside(REGISTRY, dir_fd=self.state.fd, stamp=self._clock.wall_ns())
             _log.warning("%s; kept as %s/%s and rebuilt", error, QUARANTINE, kept_as)
-            return self.originals(), False
+            return self._stored_originals(), False
 
-    def _write(self, entries: Entries) -> None:
+    def _stored_originals(self) -> Stored:
+        return {key: entry.stored for key, entry in self.originals().items()}
+
+    def _write(self, stored: Stored) -> None:
         # A line a record: people read this file, and diff it.
-        lines = ",\n".join(
-            f"{records.encode_text(key)}:{records.encode(entry.stored).decode()}" for key, entry in sorted(entries.items())
-        )
+        lines = ",\n".join(f"{records.encode_text(key)}:{records.encode(stored[key]).decode()}" for key in sorted(stored))
         data = f'{{"version":{VERSION},"instances":{{\n{lines}\n}}}}\n'.encode()
         if len(data) > LIMIT:
             raise errors.State.at(self.state.path / REGISTRY, f"would be larger than {LIMIT} bytes")
         files.replace(REGISTRY, data, dir_fd=self.state.fd, writer=str(os.getpid()), points=_POINTS)
-        self._verified = {key: value for key, value in self._verified.items() if key in entries}
+        self._verified = {key: value for key, value in self._verified.items() if key in stored}
 
 
 def check(registry: Registry, *, fix: bool = False) -> list[Finding]:
