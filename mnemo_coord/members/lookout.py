@@ -97,10 +97,10 @@ class Lookout:
 
     def _inspect(self, instance_id: str) -> None:
         registration = self._known.get(instance_id)
-        if registration is not None and self._reaper.verdict(registration) is Verdict.DEAD:
-            self._died(registration)
-        elif registration is not None and self._has_left(instance_id):
+        if registration is not None and self._has_left(instance_id):
             self._gone(registration)
+        elif registration is not None and self._reaper.verdict(registration) is Verdict.DEAD:
+            self._died(registration)
         elif registration is None and self._registry.original(instance_id) is None and self._clear(instance_id):
             self._suspects.pop(instance_id, None)
         else:
@@ -125,6 +125,10 @@ class Lookout:
         return seen.state is locks.LockState.MISSING and instance_id not in self._registry.read()
 
     def _died(self, registration: Registration) -> None:
+        # RACE: it left, and its process ended, between the look at the registry and the look at the process.
+        if self._has_left(registration.instance_id):
+            self._gone(registration)
+            return
         self._forget(registration)
         if registration.instance_id not in self._dead:
             self._dead[registration.instance_id] = registration
@@ -135,7 +139,10 @@ class Lookout:
 
     def _gone(self, registration: Registration) -> None:
         """It is no longer there: it left, or somebody else reaped it."""
+        known = registration.instance_id in self._known
         self._forget(registration)
+        if not known:
+            return
         how = history.how_it_went(self._registry.state, self._registry.signer, registration.instance_id)
         self._publish(how or EventKind.INSTANCE_LEFT, registration)
         if how is EventKind.INSTANCE_DIED:
