@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import threading
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +54,7 @@ def command(shared: Common, *, with_api: bool, name: str | None, roles: tuple[st
     from mnemo_coord.settings import resolve
 
     configure_logging(logging.DEBUG if verbose else logging.INFO)
-    stop = _stop_on_signals()
+    wait_for_signal = _stop_on_signals()
     settings = resolve(flags)
     host, port = parse_address(settings.api_addr)
     me = Coordinator(shared.dir, name=name or None, roles=roles, settings=settings)
@@ -65,8 +65,7 @@ def command(shared: Common, *, with_api: bool, name: str | None, roles: tuple[st
         _watch(me, as_json=shared.as_json)
         api = _serve_api(me, listener) if with_api else None
         _log.info("Instance %s is in the fleet at %s", _title(me), me.fleet.state.path)
-        while not stop.wait(3600):
-            pass
+        wait_for_signal()
         _log.info("Instance %s is leaving", _title(me))
     finally:
         if api:
@@ -77,20 +76,24 @@ def command(shared: Common, *, with_api: bool, name: str | None, roles: tuple[st
     return 0
 
 
-def _stop_on_signals() -> threading.Event:
-    """An event that SIGINT, SIGTERM and SIGHUP set; a second one ends the process at once."""
-    stop = threading.Event()
+def _stop_on_signals() -> Callable[[], None]:
+    """A function that waits for SIGINT, SIGTERM or SIGHUP. A second one ends the process at once."""
+    reader, writer = os.pipe()
+    asked: list[int] = []
 
     def handle(number: int, _frame: object) -> None:
-        if stop.is_set():
+        if asked:
             os._exit(128 + number)
-        stop.set()
+        asked.append(number)
+        # A pipe, because a handler runs in the middle of whatever the main thread does: setting a threading.Event that it is
+        # about to wait for would take the event's lock twice.
+        os.write(writer, b"!")
 
     for number in _STOPPING:
         # A shell's `&` and nohup have SIGINT or SIGHUP ignored; that is respected.
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, handle)
-    return stop
+    return lambda: os.read(reader, 1) and None
 
 
 def _title(me: Coordinator) -> str:
