@@ -54,7 +54,7 @@ def command(shared: Common, *, with_api: bool, name: str | None, roles: tuple[st
     from mnemo_coord.settings import resolve
 
     configure_logging(logging.DEBUG if verbose else logging.INFO)
-    wait_for_signal = _stop_on_signals()
+    wait_for_signal = _hold_signals()
     settings = resolve(flags)
     host, port = parse_address(settings.api_addr)
     me = Coordinator(shared.dir, name=name or None, roles=roles, settings=settings)
@@ -76,24 +76,22 @@ def command(shared: Common, *, with_api: bool, name: str | None, roles: tuple[st
     return 0
 
 
-def _stop_on_signals() -> Callable[[], None]:
-    """A function that waits for SIGINT, SIGTERM or SIGHUP. A second one ends the process at once."""
-    reader, writer = os.pipe()
-    asked: list[int] = []
+def _hold_signals() -> Callable[[], None]:
+    """Keeps the signals that end us waiting, and returns the function that waits for one. A second one ends us at once.
 
-    def handle(number: int, _frame: object) -> None:
-        if asked:
-            os._exit(128 + number)
-        asked.append(number)
-        # A pipe, because a handler runs in the middle of whatever the main thread does: setting a threading.Event that it is
-        # about to wait for would take the event's lock twice.
-        os.write(writer, b"!")
+    They are blocked in every thread and taken by sigwait(2). A handler would not do: the kernel may deliver the signal to any
+    thread, and Python's handler then runs only when the main thread next does something, which may be never.
+    """
+    # A shell's `&` and nohup have SIGINT or SIGHUP ignored; an ignored signal is not kept waiting, which respects that.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
 
-    for number in _STOPPING:
-        # A shell's `&` and nohup have SIGINT or SIGHUP ignored; that is respected.
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, handle)
-    return lambda: os.read(reader, 1) and None
+    def wait() -> None:
+        signal.sigwait(_STOPPING)
+        for number in _STOPPING:
+            signal.signal(number, lambda again, _frame: os._exit(128 + again))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+
+    return wait
 
 
 def _title(me: Coordinator) -> str:
