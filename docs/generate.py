@@ -3,7 +3,7 @@
     python docs/generate.py            writes them anew
     python docs/generate.py --check    changes nothing; exit 1 and the names of the pages that are out of date
 
-A part stands between ``<!-- generated: NAME -->`` and ``<!-- /generated -->``; NAME is a key of `PARTS`.
+A part stands between ``<!-- generated: NAME -->`` and ``<!-- end -->``; NAME is a key of `PARTS`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGE = REPOSITORY / "mnemo_coord"
 PAGES = [REPOSITORY / "ARCHITECTURE.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 
-_MARKED = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- /generated -->)", re.DOTALL)
+_MARKED = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
@@ -90,7 +90,7 @@ def _option(option: click.Option) -> tuple[str, ...]:
     names = ", ".join(sorted(option.opts, key=len))
     spelled = names if option.is_flag else f"{names} {option.metavar or 'TEXT'}"
     needed = " Required." if option.required else ""
-    return code(spelled), code(option.envvar), (option.help or "") + needed
+    return code(spelled.replace("|", "/")), code(option.envvar), (option.help or "") + needed
 
 
 _EVERYWHERE = {"dir_", "as_json", "help"}
@@ -148,14 +148,16 @@ def error_classes(kind: type[errors.CoordinationError] = errors.CoordinationErro
         yield from error_classes(below)
 
 
-def error_rows() -> str:
-    rows = []
+def error_sections() -> str:
+    rows, sections = [], []
     for kind in error_classes():
-        also = [base.__name__ for base in kind.__bases__ if not issubclass(base, errors.CoordinationError)]
-        above = [base.__name__ for base in kind.__bases__ if issubclass(base, errors.CoordinationError)]
-        bases = above + [name for name in also if name != "Exception"]
-        rows.append((f"[`{kind.code}`](#{kind.code})", code(kind.__name__), ", ".join(map(code, bases)), str(kind.exit_code)))
-    return table(("Code", "Class", "Is also", "Exit"), rows)
+        above = [base.__name__ for base in kind.__bases__ if base is not Exception]
+        rows.append((f"[`{kind.code}`](#{kind.code})", code(kind.__name__), ", ".join(map(code, above)), str(kind.exit_code)))
+        hint = f"\n\nHint: {kind.default_hint}." if kind.default_hint else ""
+        sections.append(
+            f"## {kind.code}\n\n`{kind.__name__}`, exit code {kind.exit_code}. {_prose(inspect.getdoc(kind) or '')}{hint}"
+        )
+    return "\n\n".join([table(("Code", "Class", "Is also", "Exit"), rows), *sections])
 
 
 def crash_rows() -> str:
@@ -364,7 +366,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "cli": cli,
     "cli-root": cli_root,
     "settings": setting_rows,
-    "errors": error_rows,
+    "errors": error_sections,
     "crash-points": crash_rows,
     "events": event_rows,
     "findings": finding_rows,

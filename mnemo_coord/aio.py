@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any, Self
 
 from mnemo_coord import coordinator
@@ -70,6 +70,21 @@ class AsyncOwnerLock(_AsyncBlock):
     """An `OwnerLock` to be used with ``async with``."""
 
     wrapped: OwnerLock
+
+
+async def _next(waiting: Iterator[Delivery]) -> Delivery | None:
+    """The next delivery. What a cancelled wait still gets, because its thread cannot be stopped, is given back."""
+    getting: asyncio.Future[Delivery | None] = asyncio.ensure_future(asyncio.to_thread(next, waiting, None))
+    try:
+        return await asyncio.shield(getting)
+    except asyncio.CancelledError:
+        getting.add_done_callback(_give_back)
+        raise
+
+
+def _give_back(got: asyncio.Future[Delivery | None]) -> None:
+    if not got.cancelled() and got.exception() is None and (delivery := got.result()) is not None:
+        delivery.give_back()
 
 
 class Coordinator:
@@ -144,7 +159,7 @@ class Coordinator:
             left = max(0.0, deadline - time.monotonic())
             waiting = self.sync.receive(min(left, _SLICE))
             first = True
-            while (delivery := await asyncio.to_thread(next, waiting, None)) is not None:
+            while (delivery := await _next(waiting)) is not None:
                 first = False
                 yield AsyncDelivery(delivery)
             if not first or left <= _SLICE:

@@ -59,7 +59,8 @@ class Broadcaster:
     """
 
     def __init__(self, capacity: int, now: Callable[[], str]) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._handing_over = threading.RLock()
         self._kept: deque[Event] = deque(maxlen=capacity)
         self._subscribers: list[Callable[[Event], None]] = []
         self._now = now
@@ -67,16 +68,17 @@ class Broadcaster:
 
     def publish(self, kind: EventKind, instance_id: str, **data: Any) -> Event:
         """Publishes one event and returns it."""
-        with self._lock:
-            self._last_id += 1
-            event = Event(id=self._last_id, kind=kind, at=self._now(), instance_id=instance_id, data=data)
-            self._kept.append(event)
-            subscribers = tuple(self._subscribers)
-        for subscriber in subscribers:
-            try:
-                subscriber(event)
-            except Exception:
-                _log.exception("A subscriber failed at event %s", event.kind)
+        with self._handing_over:  # held until all have it: two threads that publish must not overtake each other
+            with self._lock:
+                self._last_id += 1
+                event = Event(id=self._last_id, kind=kind, at=self._now(), instance_id=instance_id, data=data)
+                self._kept.append(event)
+                subscribers = tuple(self._subscribers)
+            for subscriber in subscribers:
+                try:
+                    subscriber(event)
+                except Exception:
+                    _log.exception("A subscriber failed at event %s", event.kind)
         return event
 
     def subscribe(self, subscriber: Callable[[Event], None]) -> Callable[[], None]:

@@ -14,6 +14,9 @@ __all__ = ["Loop"]
 
 _log = logging.getLogger(__name__)
 
+_LONGEST = 3600.0
+"""Seconds. The system's clocks overflow at some number; nobody notices a step an hour."""
+
 
 class Loop:
     """Calls ``step`` whenever woken and at the latest after the seconds that its last call returned."""
@@ -50,7 +53,7 @@ class Loop:
     def _run(self) -> None:
         delay = 0.0
         while not self._stopping:
-            self._wake.wait(delay)
+            self._wake.wait(min(delay, _LONGEST))
             # RACE: cleared before the step, so that a wake during the step is served by another one.
             self._wake.clear()
             if not self._stopping:

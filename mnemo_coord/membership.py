@@ -220,7 +220,7 @@ class Membership:
                 if not first or left <= 0:
                     return
                 self._busy = False
-                rung.wait(min(left, self.fleet.settings.poll_interval))
+                rung.wait(min(left, self.fleet.settings.poll_interval, 3600.0))
         finally:
             self._waiters.discard(rung)
 

@@ -87,7 +87,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for setting in fields(self):
-            _validate(setting.name, getattr(self, setting.name), setting.metadata["least"])
+            _validate(setting.name, getattr(self, setting.name), setting.default, setting.metadata["least"])
 
     @property
     def stalled_after(self) -> float:
@@ -95,11 +95,14 @@ class Settings:
         return 3 * self.heartbeat_interval
 
 
-def _validate(name: str, value: Any, least: float) -> None:
-    if isinstance(value, (str, bool)):
+def _validate(name: str, value: Any, default: Any, least: float) -> None:
+    if isinstance(default, (str, bool)):
+        if type(value) is not type(default):
+            raise errors.Config(f"{name} must be {_kind(default)}, not {value!r}", key=name)
         return
-    if not isinstance(value, (int, float)) or not math.isfinite(value) or value < least:
-        raise errors.Config(f"{name} must be a number of at least {least:g}, not {value!r}", key=name)
+    kinds = (int,) if isinstance(default, int) else (int, float)
+    if type(value) not in kinds or not math.isfinite(value) or value < least:
+        raise errors.Config(f"{name} must be {_kind(default)} of at least {least:g}, not {value!r}", key=name)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,7 +151,9 @@ def _given(flags: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, tu
         if flags.get(setting.name) is not None:
             given[setting.name] = (flags[setting.name], "flag")
         elif variable and environ.get(variable):
-            given[setting.name] = (_parse(variable, environ[variable], setting.default), variable)
+            value = _parse(variable, environ[variable], setting.default)
+            _validate(variable, value, setting.default, setting.metadata["least"])
+            given[setting.name] = (value, variable)
     return given
 
 

@@ -16,7 +16,7 @@ __all__ = ["Common", "common", "root"]
 # Name, module and attribute, and the line in the overview: listing the commands loads none of them.
 _COMMANDS: Final = {
     "serve": ("serve", "Run an instance in the foreground."),
-    "list": ("instances", "Show who is in the fleet (see also `instances`, `ps`)."),
+    "list": ("instances", "Show who is in the fleet."),
     "send": ("send", "Send a message to an instance, a name or a @role."),
     "receive": ("receive", "Take what waits for a name or a @role."),
     "doctor": ("doctor", "Look at everything; mend it with --fix."),
@@ -53,7 +53,7 @@ class _Lazy(click.Group):
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         try:
             return super().resolve_command(ctx, args)
-        except click.NoSuchCommand as error:
+        except click.UsageError as error:
             near = _nearest(args[0])
             more = f" Did you mean {near!r}?" if near else ""
             raise click.UsageError(f"No such command {args[0]!r}.{more}", ctx) from error

@@ -21,10 +21,7 @@ _NAME_WIDTH = 20
 @click.option("--all", "everybody", is_flag=True, help="Also those that died lately and have been cleared away.")
 @common
 def command(shared: Common, *, everybody: bool) -> int:
-    """Show who is in this fleet.
-
-    See `instances` for the named instances of this machine and `ps` for what one instance started.
-    """
+    """Show who is in this fleet."""
     from mnemo_coord.fleet import Fleet
 
     try:

@@ -119,7 +119,11 @@ def make_dir(name: str, *, dir_fd: int | None = None) -> int:
     # RACE: two processes make the same folder: the loser opens the winner's.
     with suppress(FileExistsError):
         os.mkdir(name, DIR_MODE, dir_fd=dir_fd)
-        fd = os.open(name, _DIR, dir_fd=dir_fd)
+        try:
+            fd = os.open(name, _DIR, dir_fd=dir_fd)
+        except PermissionError:  # a umask that takes away our own rights
+            os.chmod(name, DIR_MODE, dir_fd=dir_fd)
+            fd = os.open(name, _DIR, dir_fd=dir_fd)
         os.fchmod(fd, DIR_MODE)
         return fd
     return open_dir(name, dir_fd=dir_fd)
@@ -219,7 +223,7 @@ def publish(
     """Makes ``name`` appear with all of ``data``, or not at all, replacing what had that name.
 
     Not promised: that it survives a power cut unless ``durable``, and that nobody replaces it in the same instant. When
-    it raises, nothing has appeared and the temporary file is gone.
+    it raises, the temporary file is gone and nothing has appeared, except where only syncing the folder failed.
     """
     fd = _open_tmp(tmp_name, tmp_fd)
     try:

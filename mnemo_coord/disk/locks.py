@@ -304,7 +304,9 @@ class LifeLock(Descriptor):
         self._dir_fd = dir_fd
         self.fd = open_lock_file(self.name, dir_fd)
         if not take_descriptor(self.fd, _PROBE_PATIENCE):
-            raise errors.LeaseLost(f"{self.name}: now held by {_describe(self.fd)}")
+            holder = _describe(self.fd)
+            self.close()
+            raise errors.LeaseLost(f"{self.name}: now held by {holder}")
 
     def remove(self) -> None:
         """Unlinks the file while it is held, then lets go: its name is free for good."""

@@ -3,7 +3,7 @@
 ::
 
     {"instance_id":"a1b2c3d4",…,"signature":"<64 lower-case hex digits>"}
-    └──────── signed, byte for byte ───┘└──────── the seal, 79 bytes ──┘
+    └──────── signed, byte for byte ───┘└──────── the seal, 80 bytes ──┘
 
 The signature is checked on the bytes as they lie there, before they are parsed (`signing` says what the key and the MAC
 are). Inside ``process_registry.json`` the records stand as members of an object; JSON keeps the order of members, so

@@ -36,6 +36,7 @@ SECRET: Final = "secret"
 _LENGTH: Final = 32
 _LEAST: Final = 16
 _PATIENCE: Final = 10.0
+_GONE: Final = (0, 0)
 _SALT: Final = b"mnemosyne/v1"
 _TEXT: Final = re.compile(rb"([0-9a-f]{64})\n?")
 
@@ -102,13 +103,15 @@ def load(state: StateDir, environ: Mapping[str, str] | None = None) -> Signer:
     from_environment = (os.environ if environ is None else environ).get(SECRET_VARIABLE)
     if from_environment:
         return Signer(_checked(os.fsencode(from_environment)))
+    # RACE: the version is read before the key: a key that is replaced in between is adopted at the next refresh.
+    version = _version(state)
     try:
         secret = _read(state)
     except FileNotFoundError:
         if not state.writable:
             raise errors.NotFound(f"{state.path / SECRET}: the fleet has no key yet", path=str(state.path / SECRET)) from None
-        secret = _make(state)
-    return Signer(secret, _version(state))
+        secret, version = _make(state), _version(state)
+    return Signer(secret, version)
 
 
 def refresh(signer: Signer, state: StateDir) -> bool:
@@ -119,11 +122,12 @@ def refresh(signer: Signer, state: StateDir) -> bool:
     Raises:
         errors.State: the file is there and cannot be used, or cannot be made.
     """
-    if signer.version is None or signer.version == _version(state):
+    version = _version(state)
+    if signer.version is None or signer.version == version:
         return False
     secret = _make(state, signer.secret)
     changed = secret != signer.secret
-    signer.adopt(secret, _version(state))
+    signer.adopt(secret, _version(state) if version == _GONE else version)
     return changed
 
 
@@ -132,7 +136,7 @@ def _version(state: StateDir) -> tuple[int, int]:
     try:
         status = os.stat(SECRET, dir_fd=state.fd, follow_symlinks=False)
     except OSError:
-        return (0, 0)
+        return _GONE
     return status.st_ino, status.st_mtime_ns
 
 

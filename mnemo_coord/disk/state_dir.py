@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import stat
 from contextlib import suppress
 from pathlib import Path
@@ -59,7 +60,7 @@ def locate(explicit: str | os.PathLike[str] | None = None, environ: Mapping[str,
     named = explicit or surroundings.get("MNEMOSYNE_DIR")
     try:
         if named:
-            path = Path(named).expanduser().absolute()
+            path = Path(os.path.expanduser(named)).absolute()
             return Path(os.path.realpath(path.parent)) / path.name
         here = Path.cwd()
     except FileNotFoundError:
@@ -97,7 +98,17 @@ def _main_of_linked(folder: Path, marker: Path) -> Path:
         common = (admin / (admin / "commondir").read_text()[:4096].strip()).resolve()
     except (OSError, ValueError):
         return folder
-    return common.parent
+    if common.name == ".git":
+        return common.parent
+    return _configured_worktree(common) or common.parent
+
+
+def _configured_worktree(common: Path) -> Path | None:
+    """Where a submodule's git folder, which lies in that of its superproject, says that its work tree is."""
+    with suppress(OSError, ValueError):
+        found = re.search(r"^\s*worktree\s*=\s*(.+?)\s*$", (common / "config").read_text()[:65536], re.MULTILINE)
+        return (common / found[1]).resolve() if found else None
+    return None
 
 
 class StateDir:
@@ -204,6 +215,8 @@ class StateDir:
     def set_aside(self, name: str, *, dir_fd: int, stamp: int) -> str:
         """Renames a damaged file into ``quarantine/`` and returns its new name. Never follows, never deletes."""
         kept_as = f"{name}.{stamp}"
+        while os.access(kept_as, os.F_OK, dir_fd=self.folder(QUARANTINE), follow_symlinks=False):
+            kept_as += "+"
         os.rename(name, kept_as, src_dir_fd=dir_fd, dst_dir_fd=self.folder(QUARANTINE))
         return kept_as
 
@@ -248,9 +261,13 @@ def _tighten(where: Path) -> None:
 def _exclude_from_git(where: Path) -> None:
     """Keeps git from seeing the state directory: one line in ``.git/info/exclude``. Not worth failing for."""
     git = where.parent / ".git"
-    if where.name != NAME or not git.is_dir():
+    if where.name != NAME:
         return
-    with suppress(OSError):
+    with suppress(OSError, ValueError):
+        if git.is_file():
+            git = (where.parent / git.read_text(errors="surrogateescape")[:4096].partition(":")[2].strip()).resolve()
+        if not git.is_dir():
+            return
         (git / "info").mkdir(exist_ok=True)
         exclude = git / "info" / "exclude"
         text = exclude.read_text() if exclude.is_file() else ""

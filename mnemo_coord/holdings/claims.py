@@ -92,6 +92,8 @@ class Claims:
         try:
             if not locks.take_descriptor(descriptor.fd, timeout):
                 raise self._conflict(stem, name, descriptor.fd)
+            if not os.fstat(descriptor.fd).st_nlink:  # removed by hand while we waited: what we locked guards no name
+                raise errors.LeaseLost(f"the lock file of {name!r} was removed while it was waited for", hint="try again")
             files.crash_point(CrashPoint.CLAIM_LOCKED)
             claim = Claim(self, stem, name, descriptor, _raise_epoch(descriptor.fd))
             files.crash_point(CrashPoint.CLAIM_EPOCH_RAISED)
@@ -136,6 +138,11 @@ class Claims:
         names = (name.removesuffix(".json") for name in self.state.listing(CLAIMS) if name.endswith(".json"))
         return [name for name in names if name.partition("-")[0] in set(ClaimKind)]
 
+    def leftovers(self) -> list[str]:
+        """Records half written: only whoever has the lock of the claim writes one."""
+        names = (name for name in self.state.listing(CLAIMS) if name.endswith(".tmp"))
+        return [name for name in names if self.is_stale(name.partition(".json.")[0])]
+
     def _is_locked(self, stem: str) -> bool:
         return locks.probe(f"{stem}.lock", dir_fd=self.state.folder(CLAIMS)).state is locks.LockState.HELD
 
@@ -157,6 +164,8 @@ class Claims:
     def clear(self, stem: str) -> bool:
         """Removes a record whose lock is free."""
         folder = self.state.folder(CLAIMS)
+        if locks.probe(f"{stem}.lock", dir_fd=folder).state is locks.LockState.MISSING:
+            return files.remove(f"{stem}.json", dir_fd=folder)
         fd = locks.take(f"{stem}.lock", dir_fd=folder, timeout=0.0)
         if fd is None:
             return False
@@ -250,4 +259,17 @@ def check(claims: Claims, *, fix: bool = False) -> list[Finding]:
                 hint="`mnemosyne doctor --fix` removes the record; the claim itself is free already",
             )
             found.append(finding.mended() if fix and claims.clear(stem) else finding)
-    return found
+    return found + [_leftover(claims, name, fix=fix) for name in claims.leftovers()]
+
+
+def _leftover(claims: Claims, name: str, *, fix: bool) -> Finding:
+    finding = Finding(
+        code="leftover-claim",
+        severity=Severity.WARNING,
+        subject=f"{CLAIMS}/{name}",
+        message="its holder died while writing it",
+        hint="`mnemosyne doctor --fix` removes it",
+    )
+    if fix:
+        files.remove(name, dir_fd=claims.state.folder(CLAIMS))
+    return finding.mended() if fix else finding

@@ -50,8 +50,11 @@ def own(path: str | os.PathLike[str], clock: Clock, *, instance_id: str | None =
         errors.Conflict: another owner has it; ``holder`` says which process.
         errors.State: the lock file cannot be made or is not ours.
     """
-    where = Path(os.path.realpath(path))
-    lock_path = where.with_name(f"{where.name}.lock")
+    try:
+        where = Path(os.path.realpath(path))
+        lock_path = where.with_name(f"{where.name}.lock")
+    except ValueError as error:
+        raise errors.Config(f"{os.fspath(path)!r} cannot be owned: {error}", key="path") from None
     try:
         folder = os.open(where.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         with files.opened(folder):
@@ -70,9 +73,19 @@ def own(path: str | os.PathLike[str], clock: Clock, *, instance_id: str | None =
 
 def _sign(fd: int, clock: Clock, instance_id: str | None) -> None:
     content = {"pid": os.getpid(), "instance_id": instance_id, "since": rfc3339(clock.wall_ns())}
+    if not _is_ours(fd):
+        return  # somebody's own file has the name, such as poetry.lock: it serves as a lock all the same
     with suppress(OSError):  # a full disk is no reason not to own
         os.ftruncate(fd, 0)
         os.pwrite(fd, records.encode(content) + b"\n", 0)
+
+
+def _is_ours(fd: int) -> bool:
+    data = files.read_at_most(fd, _CONTENT_LIMIT)
+    try:
+        return not data or records.parse(data, "").keys() == {"pid", "instance_id", "since"}
+    except errors.State:
+        return False
 
 
 def _conflict(path: Path, fd: int) -> errors.Conflict:

@@ -57,7 +57,7 @@ def parse_address(text: str) -> tuple[str, int]:
     """
     host, colon, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
-    if not colon or not (port.isascii() and port.isdecimal()) or not 0 <= int(port) <= 65535:
+    if not colon or not (port.isascii() and port.isdecimal() and len(port) <= 5) or int(port) > 65535:
         raise errors.Config(f"{text!r} is not HOST:PORT", hint="such as 127.0.0.1:3000", key="api_addr")
     import ipaddress
 

@@ -101,7 +101,7 @@ class Lookout:
             self._gone(registration)
         elif registration is not None and self._reaper.verdict(registration) is Verdict.DEAD:
             self._died(registration)
-        elif registration is None and self._registry.original(instance_id) is None and self._clear(instance_id):
+        elif registration is None and self._clear(instance_id):
             self._suspects.pop(instance_id, None)
         else:
             self._suspect_again(instance_id)
@@ -121,8 +121,10 @@ class Lookout:
             self._suspects[instance_id] = attempt
 
     def _has_left(self, instance_id: str) -> bool:
+        """Whether it is out of the registry and holds nothing: it left, or was reaped, if perhaps not to the end."""
         seen = locks.probe(lock_name(instance_id), dir_fd=self._registry.state.folder(INSTANCES))
-        return seen.state is locks.LockState.MISSING and instance_id not in self._registry.read()
+        gone = seen.state in {locks.LockState.MISSING, locks.LockState.FREE}
+        return gone and instance_id not in self._registry.read()
 
     def _died(self, registration: Registration) -> None:
         # RACE: it left, and its process ended, between the look at the registry and the look at the process.
@@ -141,6 +143,7 @@ class Lookout:
         """It is no longer there: it left, or somebody else reaped it."""
         known = registration.instance_id in self._known
         self._forget(registration)
+        self._reaper.clear(registration.instance_id)
         if not known:
             return
         how = history.how_it_went(self._registry.state, self._registry.signer, registration.instance_id)

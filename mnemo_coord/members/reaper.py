@@ -111,6 +111,11 @@ class Reaper:
         names = (name.removesuffix(".lock") for name in self._state.listing(INSTANCES) if name.endswith(".lock"))
         return [name for name in names if is_id(name) and name not in registered and self._is_free(name)]
 
+    def _lives_all_the_same(self, instance_id: str) -> bool:
+        """Whether it has lost its lock and its entry and still runs: its lock file holds its record, and it will come back."""
+        original = self._registry.original(instance_id)
+        return original is not None and self.verdict(original) is not Verdict.DEAD
+
     def holds_lock(self, instance_id: str) -> bool:
         """Whether the lock of an id is held, whoever is registered."""
         seen = locks.probe(lock_name(instance_id), dir_fd=self._state.folder(INSTANCES))
@@ -128,7 +133,7 @@ class Reaper:
         with files.opened(fd):
             # RACE: it may have registered between the look and the lock; then its lock would be held, not ours. But a
             # registration that died in between is the reaper's.
-            if instance_id in self._registry.read():
+            if instance_id in self._registry.read() or self._lives_all_the_same(instance_id):
                 return False
             self._release(instance_id)
             self._remove_files(instance_id, with_lock=True)

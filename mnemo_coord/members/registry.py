@@ -315,7 +315,8 @@ class Registry:
                 stored, sound = self._read_for_update(set_aside)
                 before = dict(stored)
                 change(stored)
-                if stored == before and sound:
+                # Whoever rebuilt the registry may have put us in already: that we came is to be noted all the same.
+                if stored == before and sound and note is not EventKind.INSTANCE_REGISTERED:
                     return
                 self._write(stored)
                 if about is not None and note is not None:

@@ -27,6 +27,7 @@ one of them only. By hand, anything in ``quarantine/``, ``dead_letter/`` and ``t
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import re
 import weakref
@@ -51,8 +52,11 @@ TMP: Final = "tmp"
 REFUSED: Final = "quarantine"
 DEAD: Final = "dead_letter"
 
-_FILE: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,159}?(?:~([1-9][0-9]{0,2}))?\.json", re.ASCII)
+_FILE: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,159}?(?:~([1-9][0-9]{0,8}))?\.json", re.ASCII)
 _BOX: Final = re.compile(r"(name|role)-((?:[0-9a-f]{2}){1,64})", re.ASCII)
+_BOX_SHOWN: Final = 60
+_FILE_SHOWN: Final = 160
+"""How much of a mailbox's folder and of a file name goes into the name of what is set aside: names end at 255 bytes."""
 _POINTS: Final = (CrashPoint.MESSAGE_TMP_CREATED, CrashPoint.MESSAGE_TMP_WRITTEN, CrashPoint.MESSAGE_PUBLISHED)
 
 
@@ -86,7 +90,8 @@ class Address:
         if match is None:
             return None
         with suppress(errors.Config, UnicodeDecodeError):
-            return cls.parse(("@" if match[1] == "role" else "") + bytes.fromhex(match[2]).decode())
+            found = cls.parse(("@" if match[1] == "role" else "") + bytes.fromhex(match[2]).decode())
+            return found if found.folder == folder else None
         return None
 
     @property
@@ -105,8 +110,6 @@ class Address:
 
 def delivery_of(file: str) -> int:
     """Which delivery of its message a file name stands for; 0 for a name that is no message's."""
-    if "~" not in file and file.endswith(".json"):
-        return 1
     match = _FILE.fullmatch(file)
     return int(match[1] or 1) if match else 0
 
@@ -163,13 +166,21 @@ class Mailbox:
             FileNotFoundError: the mailbox has been removed meanwhile.
             OSError: it cannot be written; nothing has appeared.
         """
-        files.publish(file, data, dir_fd=self._new, tmp_name=tmp_name, tmp_fd=tmp_fd, durable=durable, points=_POINTS)
+        try:
+            files.publish(file, data, dir_fd=self._new, tmp_name=tmp_name, tmp_fd=tmp_fd, durable=durable, points=_POINTS)
+        except OSError:
+            # Syncing the folder may fail after the message has appeared: then it is taken back, unless somebody has it already.
+            if not durable or files.remove(file, dir_fd=self._new) or not self._is_claimed(file):
+                raise
         before, self._last = self._last, file
         # While our message before this one is unclaimed, a receiver has yet to come for it, and looks again after it has:
         # a burst rings once. Ringing costs a wake-up of the receiver, half as much as all the rest of sending.
         # RACE: claimed after this look, by a receiver that then lists again and finds this one, published before the look.
         if not (before and self._waits(before)):
             self.ring()
+
+    def _is_claimed(self, file: str) -> bool:
+        return any(claimed == file for _, claimed in self.claims())
 
     def _waits(self, file: str) -> bool:
         try:
@@ -263,7 +274,7 @@ class Mailbox:
     def _move(self, source: int, name: str, file: str, where: str, reason: str) -> bool:
         folder = files.make_dir(where, dir_fd=self._queue)
         with files.opened(folder):
-            kept_as = f"{self.address.folder}.{file}"
+            kept_as = _free_name(f"{self.address.folder[:_BOX_SHOWN]}.{file[-_FILE_SHOWN:]}", folder)
             try:
                 os.rename(name, kept_as, src_dir_fd=source, dst_dir_fd=folder)
             except FileNotFoundError:
@@ -307,6 +318,13 @@ def _close(opened: list[int]) -> None:
     for fd in opened:
         with suppress(OSError):
             os.close(fd)
+
+
+def _free_name(wanted: str, folder: int) -> str:
+    """``wanted``, or with a number behind it: what was set aside earlier is not replaced."""
+    taken = set(os.listdir(folder))
+    others = (f"{wanted}.{number}" for number in itertools.count(2))
+    return wanted if wanted not in taken else next(name for name in others if name not in taken)
 
 
 def _names(fd: int) -> list[str]:

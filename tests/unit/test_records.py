@@ -4,7 +4,7 @@ What JSON could not carry unchanged is refused with its place."""
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import io
 import json
 import math
@@ -25,7 +25,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "nested": {"a": {"b": [{"c": [None, True, False]}]}, "empty": [{}, []]},
     "integers": {"least": -(2**63), "most": 2**64 - 1},
     "floats": {"a": 0.1, "b": 1e16, "c": 1e-7, "d": -0.0, "e": 1.7976931348623157e308, "f": 5e-324, "g": 3.0},
-    "text": {"ü": "é\u2028\x00\x1f\"\\/", "emoji": "🙂", "": ""},
+    "text": {"ü": 'é\u2028\x00\x1f"\\/', "emoji": "🙂", "": ""},
     "a signature inside": {"a": {"signature": "0" * 64}},
 }
 
@@ -133,7 +133,17 @@ def test_a_parsed_record_is_sealed_again_with_the_same_bytes(body: dict[str, Any
 
 @pytest.mark.parametrize(
     "record",
-    [None, 1, "x", [], {}, {"a": 1}, {"signature": "x", "a": 1}, {"a": "\ud800", "signature": "x"}, {"a": 2**64, "signature": ""}],
+    [
+        None,
+        1,
+        "x",
+        [],
+        {},
+        {"a": 1},
+        {"signature": "x", "a": 1},
+        {"a": "\ud800", "signature": "x"},
+        {"a": 2**64, "signature": ""},
+    ],
     ids=repr,
 )
 def test_what_was_never_sealed_is_not_sealed_again(record: object) -> None:
@@ -190,7 +200,7 @@ UNFAITHFUL = {
     "-2**63-1": (-(2**63) - 1, ".a"),
     "a set": ({1}, ".a"),
     "bytes": (b"x", ".a"),
-    "a datetime": (datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC), ".a"),
+    "a datetime": (dt.datetime(2026, 1, 1, tzinfo=dt.UTC), ".a"),
     "a complex number": (1j, ".a"),
     "an object": (object(), ".a"),
     "{1: 2}": ({1: 2}, ".a"),
