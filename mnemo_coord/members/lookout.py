@@ -121,10 +121,8 @@ class Lookout:
             self._suspects[instance_id] = attempt
 
     def _has_left(self, instance_id: str) -> bool:
-        """Whether it is out of the registry and holds nothing: it left, or was reaped, if perhaps not to the end."""
-        seen = locks.probe(lock_name(instance_id), dir_fd=self._registry.state.folder(INSTANCES))
-        gone = seen.state in {locks.LockState.MISSING, locks.LockState.FREE}
-        return gone and instance_id not in self._registry.read()
+        """Whether it is out of the registry and holds nothing: it left, or was reaped. If not to the end, this is the end."""
+        return instance_id not in self._registry.read() and self._clear(instance_id)
 
     def _died(self, registration: Registration) -> None:
         # RACE: it left, and its process ended, between the look at the registry and the look at the process.
@@ -143,7 +141,6 @@ class Lookout:
         """It is no longer there: it left, or somebody else reaped it."""
         known = registration.instance_id in self._known
         self._forget(registration)
-        self._reaper.clear(registration.instance_id)
         if not known:
             return
         how = history.how_it_went(self._registry.state, self._registry.signer, registration.instance_id)
