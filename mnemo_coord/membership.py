@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from mnemo_coord import errors
-from mnemo_coord.disk import files, signing
+from mnemo_coord.disk import files, locks, signing
 from mnemo_coord.disk.clock import rfc3339
 from mnemo_coord.disk.files import CrashPoint
 from mnemo_coord.disk.state_dir import INSTANCES
@@ -98,6 +98,14 @@ class Membership:
         )
 
     def _join(self) -> None:
+        kind = locks.unreliable_file_system(self.fleet.state.fd)
+        if kind:
+            _log.warning(
+                "The state directory %s is on %s, where locks prove nothing: the dead are cleared away only when their "
+                "process is seen to be gone. Use a local disk.",
+                self.fleet.state.path,
+                kind,
+            )
         # The order matters. The lock proves life, the mailboxes exist before anybody can know of us, the entry comes last.
         self._write_record()
         for address in self._addresses:

@@ -44,6 +44,7 @@ __all__ = [
     "probe",
     "take",
     "take_descriptor",
+    "unreliable_file_system",
 ]
 
 _SHORTEST_PAUSE: Final = 0.0005
@@ -70,6 +71,23 @@ class Probe:
     state: LockState
     identity: tuple[int, int] | None = None
     """Device and inode of the file that is there now."""
+
+
+_UNRELIABLE: Final = re.compile(r"nfs\d?|cifs|smb\d?|smbfs|9p|fuse(\..+)?|virtiofs|afs|ceph|glusterfs|lustre")
+"""File systems on which a lock that looks free may be held by somebody whom this kernel does not see."""
+
+
+def unreliable_file_system(dir_fd: int) -> str:
+    """The type of the file system of an open folder if locks on it prove nothing, such as ``nfs4``; else an empty string."""
+    device = os.fstat(dir_fd).st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
+            fields = (line.split(" - ", 1) for line in mounts)
+            kinds = [after.split()[0] for before, after in fields if before.split()[2] == wanted]
+    except (OSError, ValueError, IndexError):
+        return ""
+    return next((kind for kind in kinds if _UNRELIABLE.fullmatch(kind)), "")
 
 
 def take_descriptor(fd: int, timeout: float) -> bool:

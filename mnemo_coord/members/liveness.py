@@ -17,7 +17,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from mnemo_coord.disk.clock import Clock, namespace
-from mnemo_coord.disk.locks import LockState, Probe, probe
+from mnemo_coord.disk.locks import LockState, Probe, probe, unreliable_file_system
 from mnemo_coord.disk.state_dir import INSTANCES, StateDir
 from mnemo_coord.members.identity import ProcessIdentity, lock_name, machine, start_time_and_state
 
@@ -110,7 +110,10 @@ def examine(
     if not (same_machine and same_boot):
         nothing = Probe(state=LockState.UNKNOWN)
         return _evidence(nothing, registration, ProcessState.UNKNOWN, None, same_machine=same_machine, same_boot=same_boot)
-    seen = probe(lock_name(registration.instance_id), dir_fd=state.folder(INSTANCES))
+    folder = state.folder(INSTANCES)
+    seen = probe(lock_name(registration.instance_id), dir_fd=folder)
+    if seen.state is LockState.FREE and unreliable_file_system(folder):
+        seen = Probe(state=LockState.UNKNOWN, identity=seen.identity)  # there a free lock proves nothing
     age = _age(beat, clock)
     became = observe(process, thorough=fresh is not None and (age is None or age >= fresh))
     return _evidence(seen, registration, became, age, same_machine=same_machine, same_boot=same_boot)
