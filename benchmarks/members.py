@@ -22,7 +22,7 @@ from mnemo_coord.events import EventKind
 from mnemo_coord.members.heartbeat import BeatFile
 from mnemo_coord.members.identity import ProcessIdentity, draw
 from mnemo_coord.members.registry import Registration
-from mnemo_coord.messages.mailbox import Address
+from mnemo_coord.messages.address import Address
 
 CALM = Settings(heartbeat_interval=600, poll_interval=600)
 COMMAND = str(Path(sys.executable).parent / "mnemosyne")
@@ -39,7 +39,7 @@ def _crowd(pipe: Any, place: Path, members: int) -> None:
             api_host=None, branch=None, worktree_path=None, lock=lock.identity, process=ProcessIdentity.own(fleet.clock),
         )  # fmt: skip
         lock.write(fleet.registry.seal(registration))
-        fleet.queue.make(Address(instance_id))
+        fleet.mailboxes.make(Address(instance_id))
         beats = BeatFile(fleet.state, fleet.signer, fleet.clock, instance_id)
         beats.beat(1)
         fleet.registry.put(registration, EventKind.INSTANCE_REGISTERED)

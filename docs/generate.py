@@ -29,7 +29,7 @@ from mnemo_coord.disk import records
 from mnemo_coord.disk.files import CrashPoint
 from mnemo_coord.events import EventKind
 from mnemo_coord.members import heartbeat, history, registry
-from mnemo_coord.messages import mailbox, message
+from mnemo_coord.messages import address, file_name, message, set_aside
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGE = REPOSITORY / "mnemo_coord"
@@ -193,8 +193,8 @@ def limit_rows() -> str:
         ("`history.jsonl`, before it becomes `history.1.jsonl`", f"{history.LIMIT:,} bytes"),
         ("nesting of a payload", f"{records.MAX_DEPTH} levels"),
         ("the seal at the end of a record", f"{records.SEAL_LENGTH} bytes"),
-        ("the name of a file in `new/`", code(mailbox._FILE.pattern)),  # noqa: SLF001  # that is what it is written for
-        ("the folder of a name's or role's mailbox", code(mailbox._BOX.pattern)),  # noqa: SLF001
+        ("the name of a file in `new/`", code(file_name.PATTERN.pattern)),
+        ("the folder of a name's or role's mailbox", code(address._BOX.pattern)),  # noqa: SLF001
     ]
     return "\n".join(f"- {what}: {limit}" for what, limit in rows)
 
@@ -204,7 +204,7 @@ def limit_rows() -> str:
 _FAMILIES: dict[str, tuple[str, ...]] = {
     # Codes that are composed: the pattern that stands in the code, and what it can become.
     "secret-*": (f"secret-{errors.Damaged.code}", f"secret-{errors.Untrusted.code}"),
-    "messages-*": tuple(f"messages-{where.replace('_', '-')}" for where in (mailbox.REFUSED, mailbox.DEAD)),
+    "messages-*": tuple(f"messages-{where.replace('_', '-')}" for where in (set_aside.REFUSED, set_aside.DEAD)),
 }
 
 

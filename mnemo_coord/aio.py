@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from mnemo_coord import coordinator
+from mnemo_coord import coordinator, errors
+from mnemo_coord.messages.message import NO_PAYLOAD
 
 if TYPE_CHECKING:
     import os
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
     from mnemo_coord.events import Broadcaster, Event
     from mnemo_coord.fleet import Fleet
-    from mnemo_coord.holdings.claims import Claim
+    from mnemo_coord.holdings.claims import Claim, Holder
     from mnemo_coord.holdings.owner import OwnerLock
     from mnemo_coord.members.instance import Instance
     from mnemo_coord.members.registry import Registration
@@ -24,8 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncClaim", "AsyncDelivery", "AsyncOwnerLock", "Coordinator"]
 
+_T = TypeVar("_T")
 _SLICE = 1.0
-"""Seconds that a worker thread waits at a time: how long a cancelled ``receive`` keeps its thread."""
+"""Seconds that a worker thread waits at a time: how long a cancelled ``receive`` or ``lead`` keeps its thread."""
 
 
 class _AsyncBlock:
@@ -72,18 +75,18 @@ class AsyncOwnerLock(_AsyncBlock):
     wrapped: OwnerLock
 
 
-async def _next(waiting: Iterator[Delivery]) -> Delivery | None:
-    """The next delivery. What a cancelled wait still gets, because its thread cannot be stopped, is given back."""
-    getting: asyncio.Future[Delivery | None] = asyncio.ensure_future(asyncio.to_thread(next, waiting, None))
+async def _in_thread(work: Callable[[], _T], undo: Callable[[_T], object]) -> _T:
+    """What ``work`` returns. A thread cannot be stopped: what it still gets for a cancelled caller is undone."""
+    getting: asyncio.Future[_T] = asyncio.ensure_future(asyncio.to_thread(work))
     try:
         return await asyncio.shield(getting)
     except asyncio.CancelledError:
-        getting.add_done_callback(_give_back)
+        getting.add_done_callback(lambda got: got.cancelled() or got.exception() or undo(got.result()))
         raise
 
 
-def _give_back(got: asyncio.Future[Delivery | None]) -> None:
-    if not got.cancelled() and got.exception() is None and (delivery := got.result()) is not None:
+def _give_back(delivery: Delivery | None) -> None:
+    if delivery is not None:
         delivery.give_back()
 
 
@@ -144,13 +147,40 @@ class Coordinator:
         """Whether its heartbeat and its lookout work."""
         return self.sync.healthy
 
-    async def send(self, address: str, message_type: str, payload: Any = None, **options: Any) -> Receipt:
+    async def send(self, address: str, message_type: str, payload: Any = NO_PAYLOAD, **options: Any) -> Receipt:
         """See `mnemo_coord.Coordinator.send`."""
         return await asyncio.to_thread(self.sync.send, address, message_type, payload, **options)
 
-    async def broadcast(self, message_type: str, payload: Any = None, *, durable: bool | None = None) -> Receipt:
+    async def reply(
+        self, message: Message, message_type: str, payload: Any = NO_PAYLOAD, *, durable: bool | None = None
+    ) -> Receipt:
+        """See `mnemo_coord.Coordinator.reply`."""
+        return await asyncio.to_thread(self.sync.reply, message, message_type, payload, durable=durable)
+
+    async def request(
+        self,
+        address: str,
+        message_type: str,
+        payload: Any = NO_PAYLOAD,
+        *,
+        timeout: float,  # noqa: ASYNC109  # the mirror has its names
+    ) -> Message:
+        """See `mnemo_coord.Coordinator.request`."""
+        return await asyncio.to_thread(self.sync.request, address, message_type, payload, timeout=timeout)
+
+    async def broadcast(
+        self,
+        message_type: str,
+        payload: Any = NO_PAYLOAD,
+        *,
+        durable: bool | None = None,
+        message_id: str | None = None,
+        ttl: float | None = None,
+    ) -> Receipt:
         """See `mnemo_coord.Coordinator.broadcast`."""
-        return await asyncio.to_thread(self.sync.broadcast, message_type, payload, durable=durable)
+        return await asyncio.to_thread(
+            self.sync.broadcast, message_type, payload, durable=durable, message_id=message_id, ttl=ttl
+        )
 
     async def receive(self, timeout: float = 0.0) -> AsyncIterator[AsyncDelivery]:  # noqa: ASYNC109  # the mirror has its names
         """See `mnemo_coord.Coordinator.receive`."""
@@ -159,7 +189,7 @@ class Coordinator:
             left = max(0.0, deadline - time.monotonic())
             waiting = self.sync.receive(min(left, _SLICE))
             first = True
-            while (delivery := await _next(waiting)) is not None:
+            while (delivery := await _in_thread(partial(next, waiting, None), _give_back)) is not None:
                 first = False
                 yield AsyncDelivery(delivery)
             if not first or left <= _SLICE:
@@ -193,6 +223,26 @@ class Coordinator:
     async def claim(self, name: str, *, timeout: float = 0.0) -> AsyncClaim:  # noqa: ASYNC109  # likewise
         """See `mnemo_coord.Coordinator.claim`; ``async with await me.claim("x"):``."""
         return AsyncClaim(await asyncio.to_thread(self.sync.claim, name, timeout=timeout))
+
+    async def lead(self, name: str, *, timeout: float | None = None) -> AsyncClaim:  # noqa: ASYNC109  # likewise
+        """See `mnemo_coord.Coordinator.lead`; ``async with await me.lead("x"):``. Cancelled, it no longer stands for it."""
+        deadline = float("inf") if timeout is None else time.monotonic() + timeout
+        while True:
+            left = max(0.0, deadline - time.monotonic())
+            try:
+                standing = partial(self.sync.lead, name, timeout=min(left, _SLICE))
+                return AsyncClaim(await _in_thread(standing, lambda claim: claim.release()))
+            except errors.Conflict:
+                if left <= _SLICE:
+                    raise
+
+    def on_lead(self, name: str, callback: Callable[[Claim], None]) -> Callable[[], None]:
+        """See `mnemo_coord.Coordinator.on_lead`; the callback runs in a thread of its own, because it takes long."""
+        return self.sync.on_lead(name, callback)
+
+    async def leader(self, name: str) -> Holder | None:
+        """See `mnemo_coord.Coordinator.leader`."""
+        return await asyncio.to_thread(self.sync.leader, name)
 
     async def own(self, path: str | os.PathLike[str], *, retry: float = 0.0) -> AsyncOwnerLock:
         """See `mnemo_coord.Coordinator.own`; ``async with await me.own(path):``."""

@@ -15,13 +15,13 @@ from mnemo_coord.disk.clock import Clock
 from mnemo_coord.events import Broadcaster, Event
 from mnemo_coord.fleet import Fleet
 from mnemo_coord.holdings import owner
-from mnemo_coord.holdings.claims import Claim
+from mnemo_coord.holdings.claims import Claim, ClaimKind, Holder
 from mnemo_coord.members.identity import check_name, check_role
 from mnemo_coord.members.instance import Instance
 from mnemo_coord.members.registry import Registration
 from mnemo_coord.membership import Membership
 from mnemo_coord.messages.delivery import Delivery, Receipt
-from mnemo_coord.messages.message import Message
+from mnemo_coord.messages.message import NO_PAYLOAD, Message
 from mnemo_coord.settings import Settings
 
 __all__ = ["Coordinator"]
@@ -127,46 +127,86 @@ class Coordinator:
         self,
         address: str,
         message_type: str,
-        payload: Any = None,
+        payload: Any = NO_PAYLOAD,
         *,
         durable: bool | None = None,
         message_id: str | None = None,
+        reply_to: str | None = None,
+        ttl: float | None = None,
     ) -> Receipt:
         """Sends one message to an instance id, a name or an ``@role``.
 
         A name or role without a holder gets it when there is one (``receipt.waiting``).
 
+        Args:
+            address: where to.
+            message_type: 1 to 64 printable characters.
+            payload: any JSON value.
+            durable: whether it survives a power cut; by default as the settings say.
+            message_id: its id, for who wants to be able to send it again: what is sent twice under one id stays one message.
+            reply_to: the id of the message that it answers.
+            ttl: seconds after which it is worth nothing; not handled by then, it goes to the dead letters.
+
         Raises:
             errors.UnknownAddress: no live instance has this id.
             errors.MailboxFull: too many messages wait there.
-            errors.Config: address, type or payload are not valid, or the message is too large.
+            errors.Conflict: another message has this ``message_id``.
+            errors.Config: address, type, payload or another argument are not valid, or the message is too large.
+            errors.Unknown: it is there, but might not survive a power cut, which was asked for.
             errors.State: it could not be written.
         """
-        here = self._here
-        receipt = here.fleet.send(
-            address, message_type, payload, sender=here.instance_id, durable=durable, message_id=message_id
+        return self._here.send(
+            address, message_type, payload, durable=durable, message_id=message_id, reply_to=reply_to, ttl=ttl
         )
-        if receipt.failed:
-            raise errors.UnknownAddress(f"{address}: {receipt.failed[0].reason}", address=address, receipt=receipt)
-        return receipt
 
-    def broadcast(self, message_type: str, payload: Any = None, *, durable: bool | None = None) -> Receipt:
-        """Sends a copy to every live instance but this one; the receipt names who got it and who did not."""
-        return self.fleet.broadcast(message_type, payload, sender=self.instance_id, durable=durable)
+    def reply(self, message: Message, message_type: str, payload: Any = NO_PAYLOAD, *, durable: bool | None = None) -> Receipt:
+        """Answers a message: sends to whoever sent it, with ``reply_to`` set. Raises as `send` does."""
+        return self.send(message.from_agent, message_type, payload, durable=durable, reply_to=message.id)
+
+    def request(self, address: str, message_type: str, payload: Any = NO_PAYLOAD, *, timeout: float) -> Message:
+        """Sends one message and returns the answer to it, the first message whose ``reply_to`` is its id.
+
+        The request expires with the timeout, so nobody works on what nobody waits for. What else arrives meanwhile waits for
+        `receive`. An answer that comes too late does so, too.
+
+        Raises:
+            errors.TimedOut: no answer within ``timeout`` seconds; ``id`` is that of the request.
+            errors.UnknownAddress: no live instance has this id, or it ended before it answered.
+            errors.CoordinationError: as `send` does.
+        """
+        return self._here.request(address, message_type, payload, timeout)
+
+    def broadcast(
+        self,
+        message_type: str,
+        payload: Any = NO_PAYLOAD,
+        *,
+        durable: bool | None = None,
+        message_id: str | None = None,
+        ttl: float | None = None,
+    ) -> Receipt:
+        """Sends a copy to every live instance but this one; the receipt names who got it and who did not.
+
+        Sent again under the same ``message_id``, it reaches those who do not have it yet. Arguments and errors are those of
+        `send`; what concerns one receiver only is in the receipt.
+        """
+        return self._here.fleet.broadcast(
+            message_type, payload, sender=self.instance_id, durable=durable, message_id=message_id, ttl=ttl
+        )
 
     def receive(self, timeout: float = 0.0) -> Iterator[Delivery]:
         """What waits for this instance, its name and its roles; waits up to ``timeout`` seconds for the first.
 
         Each message is claimed when the iteration comes to it. Acknowledge each delivery, best as a ``with`` block.
         """
-        return self._here.receive(timeout)
+        return self._here.receiver.receive(timeout)
 
     def on_message(self, callback: Callable[[Message], None]) -> Callable[[], None]:
         """Calls back for every message, in a thread of its own; returning acknowledges it, raising gives it back.
 
         Returns the function that ends it.
         """
-        return self._here.on_message(callback)
+        return self._here.receiver.on_message(callback)
 
     def on_event(self, callback: Callable[[Event], None]) -> Callable[[], None]:
         """Calls back for every event of this process. Returns the function that ends it."""
@@ -185,6 +225,29 @@ class Coordinator:
             errors.Conflict: it is held by another after ``timeout`` seconds; ``holder`` says by whom.
         """
         return self._here.claim(name, timeout)
+
+    def lead(self, name: str, *, timeout: float | None = None) -> Claim:
+        """Blocks until this instance is the leader of that name; leave the ``with`` block to step down.
+
+        When a leader's process ends, however it ends, another candidate leads within a second. ``claim.epoch`` rises with
+        each leader; ``claim.check()`` and ``claim.write(path, data)`` refuse one who is no longer it.
+
+        Raises:
+            errors.Conflict: another still leads after ``timeout`` seconds (None: wait for ever); ``holder`` says who.
+        """
+        return self._here.lead(name, timeout)
+
+    def on_lead(self, name: str, callback: Callable[[Claim], None]) -> Callable[[], None]:
+        """Stands for the leadership of that name, and calls back with the claim, in a thread of its own, once elected.
+
+        It leads until the callback returns. If the callback raises, it steps down and stands again. Returns the function
+        that ends the candidacy; it does not interrupt a callback.
+        """
+        return self._here.on_lead(name, callback)
+
+    def leader(self, name: str) -> Holder | None:
+        """Who leads that name now: ``instance_id``, ``pid``, ``epoch``, ``since``; None when nobody does."""
+        return self.fleet.claims.holder(ClaimKind.LEADER, name)
 
     def own(self, path: str | os.PathLike[str], *, retry: float = 0.0) -> owner.OwnerLock:
         """Takes the owner lock of any file: ``<path>.lock``.

@@ -11,7 +11,8 @@
     ├── TimedOut                 timed-out            5    also TimeoutError
     ├── State                    state                6    the state directory cannot be used
     │   ├── Untrusted            untrusted            6    it could be used, but must not be
-    │   └── Damaged              damaged              6    a record does not parse or is too large
+    │   ├── Damaged              damaged              6    a record does not parse or is too large
+    │   └── Unknown              unknown              6    it may have happened: try again under the same id
     ├── Config                   config               2    also ValueError: bad input or settings
     │   ├── MessageTooLarge      message-too-large    2
     │   └── NotEncodable         not-encodable        2    a payload that JSON cannot carry faithfully
@@ -38,6 +39,7 @@ __all__ = [
     "NotFound",
     "State",
     "TimedOut",
+    "Unknown",
     "UnknownAddress",
     "Untrusted",
 ]
@@ -138,6 +140,13 @@ class Damaged(State):
 
     code = "damaged"
     default_hint = "`mnemosyne doctor --fix` sets it aside and rebuilds what can be rebuilt"
+
+
+class Unknown(State):
+    """It may have happened or not. ``id`` is that of the message: sent again under it, it is handed out once all the same."""
+
+    code = "unknown"
+    default_hint = "send it again with the same message id: it is handed out once all the same"
 
 
 class Config(CoordinationError, ValueError):

@@ -22,9 +22,13 @@ from mnemo_coord.members.identity import check_name, is_id
 from mnemo_coord.members.instance import Instance, api_url
 from mnemo_coord.members.reaper import Reaper
 from mnemo_coord.members.registry import Entries, Registration, Registry
+from mnemo_coord.messages.address import Address
 from mnemo_coord.messages.delivery import Receipt
-from mnemo_coord.messages.mailbox import Address
+from mnemo_coord.messages.fates import Fates
+from mnemo_coord.messages.mailboxes import Mailboxes
+from mnemo_coord.messages.message import NO_PAYLOAD
 from mnemo_coord.messages.queue import Queue
+from mnemo_coord.messages.sending import Options, Sender
 from mnemo_coord.settings import Settings, resolve
 
 __all__ = ["Fleet"]
@@ -40,7 +44,10 @@ class Fleet:
         self.events = Broadcaster(settings.api_capacity, lambda: rfc3339(clock.wall_ns()))
         self.signer = signing.load(state)
         self.registry = Registry(state, self.signer, clock, settings.lock_timeout)
-        self.queue = Queue(state, self.signer, clock, settings, self.events)
+        self.mailboxes = Mailboxes(state)
+        self.queue = Queue(self.mailboxes, self.signer, clock, settings, self.events)
+        self.fates = Fates(self.mailboxes, self.signer, clock)
+        self.sender = Sender(self.mailboxes, self.signer, clock, settings, self.events)
         self.claims = Claims(state, self.signer, clock)
         releases = (self.queue.release_of, self.claims.release_of)
         self.reaper = Reaper(self.registry, clock, releases, settings.stalled_after)
@@ -120,35 +127,28 @@ class Fleet:
 
     # What is said
 
-    def send(
-        self,
-        address: str,
-        message_type: str,
-        payload: Any = None,
-        *,
-        sender: str,
-        durable: bool | None = None,
-        message_id: str | None = None,
-    ) -> Receipt:
-        """Sends one message; see `Queue.send`. ``sender`` is the name under which a program outside of the fleet speaks."""
-        return self.queue.send(
+    def send(self, address: str, message_type: str, payload: Any = NO_PAYLOAD, *, sender: str, **options: Any) -> Receipt:
+        """Sends one message; see `Sender.send`, and `Options` for the rest of what may be asked for.
+
+        ``sender`` is the name under which a program outside of the fleet speaks.
+        """
+        return self.sender.send(
             sender if is_id(sender) else check_name(sender),
             Address.parse(address),
             message_type,
-            {} if payload is None else payload,
+            payload,
             present=self.present,
-            durable=durable,
-            message_id=message_id,
+            options=Options(**options),
         )
 
-    def broadcast(self, message_type: str, payload: Any = None, *, sender: str, durable: bool | None = None) -> Receipt:
-        """Sends one message to every live instance but the sender."""
-        return self.queue.broadcast(
+    def broadcast(self, message_type: str, payload: Any = NO_PAYLOAD, *, sender: str, **options: Any) -> Receipt:
+        """Sends one message to every live instance but the sender; ``options`` as in `send`."""
+        return self.sender.broadcast(
             sender if is_id(sender) else check_name(sender),
             [key for key in self._living() if key != sender],
             message_type,
-            {} if payload is None else payload,
-            durable=durable,
+            payload,
+            options=Options(**options),
         )
 
     def _living(self) -> Iterable[str]:
@@ -157,7 +157,7 @@ class Fleet:
 
     def close(self) -> None:
         """Closes every file. Idempotent."""
-        self.queue.close()
+        self.mailboxes.close()
         self.reaper.close()
         self.state.close()
 

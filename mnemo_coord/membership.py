@@ -12,8 +12,9 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 from mnemo_coord import errors
 from mnemo_coord.disk import files, locks, signing
@@ -24,25 +25,21 @@ from mnemo_coord.disk.watch import Change, Watch
 from mnemo_coord.events import EventKind
 from mnemo_coord.fleet import Fleet
 from mnemo_coord.holdings.claims import Claim, ClaimKind
+from mnemo_coord.holdings.election import Candidacy, campaign
 from mnemo_coord.loops import Loop
 from mnemo_coord.members.heartbeat import BeatFile
 from mnemo_coord.members.identity import ProcessIdentity, draw
 from mnemo_coord.members.lookout import Lookout
 from mnemo_coord.members.registry import Registration
-from mnemo_coord.messages.delivery import Delivery
-from mnemo_coord.messages.mailbox import Address
+from mnemo_coord.messages.address import Address
+from mnemo_coord.messages.delivery import Receipt
 from mnemo_coord.messages.message import Message
+from mnemo_coord.messages.receiver import Receiver
 
 __all__ = ["Membership"]
 
 _log = logging.getLogger(__name__)
 
-_GATHERING = 0.0005
-"""Seconds that a receiver lets messages gather after it handled some.
-
-While one waits unclaimed its sender does not ring (`Mailbox.publish`), and a ring costs the receiver four times what a
-message does: so a busy mailbox is emptied in batches. An idle one is not slowed, because whoever waits is woken by the bell.
-"""
 _PARTING_PATIENCE = 2.0
 """Seconds that a leaving instance waits for the registry; what it cannot take out, others reap."""
 
@@ -59,18 +56,16 @@ class Membership:
         self._watch = Watch()
         self._seen: tuple[int, ...] = ()
         self._rung: deque[str] = deque()
-        self._callbacks: list[Callable[[Message], None]] = []
-        self._waiters: set[threading.Event] = set()
+        self._left = False
         self._mutex = threading.RLock()
-        self._addresses = [Address(text) for text in (self.instance_id, *filter(None, [name]), *(f"@{role}" for role in roles))]
+        addresses = [Address(text) for text in (self.instance_id, *filter(None, [name]), *(f"@{role}" for role in roles))]
+        self.receiver = Receiver(fleet.queue, addresses, self.instance_id, fleet.events, fleet.settings.poll_interval)
         self._lookout = Lookout(fleet.registry, fleet.reaper, fleet.events, self.instance_id)
         self._beating = Loop("heartbeat", self._beat_step)
         self._looking = Loop("lookout", self._look_step)
-        self._delivering: Loop | None = None
         self._polled = float("-inf")
         self._looked = fleet.clock.age_ns()
         self._lenient_until = 0
-        self._busy = False
         self.registration = self._introduce(name, roles, api)
         try:
             if name is not None:
@@ -108,8 +103,8 @@ class Membership:
             )
         # The order matters. The lock proves life, the mailboxes exist before anybody can know of us, the entry comes last.
         self._write_record()
-        for address in self._addresses:
-            self._watch.add(self.fleet.queue.make(address), Change.TOUCHED, self._on_bell)
+        for address in self.receiver.addresses:
+            self._watch.add(self.fleet.mailboxes.make(address), Change.TOUCHED, self.receiver.on_bell)
         self._beats.beat(self.registration.seq)
         files.crash_point(CrashPoint.FIRST_BEAT_WRITTEN)
         self.fleet.registry.put(self.registration, EventKind.INSTANCE_REGISTERED)
@@ -172,9 +167,9 @@ class Membership:
             self._seen = registry.version()
 
     def _mend_mailboxes(self) -> None:
-        for address in self._addresses:
-            if not self.fleet.queue.is_whole(address):
-                self.fleet.queue.make(address)
+        for address in self.receiver.addresses:
+            if not self.fleet.mailboxes.is_whole(address):
+                self.fleet.mailboxes.make(address)
 
     def _reregister(self) -> None:
         self.fleet.registry.put(self.registration)
@@ -194,6 +189,8 @@ class Membership:
         if poll:
             self._polled = time.monotonic()
             self._watch.mend()
+            # Whoever died with one of our messages in hand was no neighbour of ours, or never registered.
+            self.fleet.queue.recover((address for address in self.receiver.addresses if not address.is_id), self.fleet.lives)
             left = settings.poll_interval
         return left if again is None else min(again, left)
 
@@ -201,83 +198,53 @@ class Membership:
         self._rung.append(name)
         self._looking.wake()
 
-    # Receiving
+    # Sending
 
-    def _on_bell(self, _name: str) -> None:
-        for waiter in tuple(self._waiters):
-            waiter.set()
-        if self._delivering is not None:
-            self._delivering.wake()
+    def send(self, address: str, message_type: str, payload: Any, **options: Any) -> Receipt:
+        """See `mnemo_coord.Coordinator.send`."""
+        receipt = self.fleet.send(address, message_type, payload, sender=self.instance_id, **options)
+        if receipt.failed:
+            raise errors.UnknownAddress(f"{address}: {receipt.failed[0].reason}", address=address, receipt=receipt)
+        return receipt
 
-    def receive(self, timeout: float) -> Iterator[Delivery]:
-        """See `mnemo_coord.Coordinator.receive`."""
-        deadline = time.monotonic() + timeout
-        if self._busy and timeout > 0:
-            time.sleep(_GATHERING)
-        rung = threading.Event()
-        self._waiters.add(rung)
-        try:
-            while True:
-                rung.clear()
-                first = True
-                for delivery in self.fleet.queue.receive(self._addresses, self.instance_id):
-                    first = False
-                    self._busy = True
-                    yield delivery
-                left = deadline - time.monotonic()
-                if not first or left <= 0:
-                    return
-                self._busy = False
-                rung.wait(min(left, self.fleet.settings.poll_interval, 3600.0))
-        finally:
-            self._waiters.discard(rung)
+    def request(self, address: str, message_type: str, payload: Any, timeout: float) -> Message:
+        """See `mnemo_coord.Coordinator.request`."""
 
-    def on_message(self, callback: Callable[[Message], None]) -> Callable[[], None]:
-        """See `mnemo_coord.Coordinator.on_message`."""
-        self._callbacks.append(callback)
-        if self._delivering is None:
-            self._delivering = Loop("delivery", self._deliver_step)
-            self._delivering.start()
+        def send(composed: Callable[[str], None]) -> None:
+            self.send(address, message_type, payload, ttl=timeout, composed=composed)
 
-        def stop() -> None:
-            if callback in self._callbacks:
-                self._callbacks.remove(callback)
-
-        return stop
-
-    def _deliver_step(self) -> float:
-        # Looks again after every message that was handled: senders rely on it when they do not ring (`Mailbox.publish`).
-        # What a callback failed at comes again with the next ring or poll, not at once.
-        handled = True
-        while handled and self._callbacks:
-            outcomes = [self._hand_over(item) for item in self.fleet.queue.receive(self._addresses, self.instance_id)]
-            handled = any(outcomes)
-            if handled:
-                time.sleep(_GATHERING)
-        return self.fleet.settings.poll_interval
-
-    def _hand_over(self, delivery: Delivery) -> bool:
-        try:
-            with delivery as message:
-                for callback in tuple(self._callbacks):
-                    callback(message)
-        except Exception:
-            _log.exception("A callback failed at message %s; it will be delivered again", delivery.message.id)
-            return False
-        return True
+        return self.receiver.request(send, Address(address), self.fleet.lives, timeout)
 
     # Holding
 
     def claim(self, name: str, timeout: float) -> Claim:
         """See `mnemo_coord.Coordinator.claim`."""
         claim = self.fleet.claims.take(ClaimKind.SINGLETON, name, self.instance_id, timeout=timeout)
+        return self._keep(claim)
+
+    def _keep(self, claim: Claim) -> Claim:
         self._claims = [held for held in self._claims if held.active] + [claim]
         return claim
+
+    def lead(self, name: str, timeout: float | None, stop: threading.Event | None = None) -> Claim:
+        """See `mnemo_coord.Coordinator.lead`."""
+
+        def ended() -> bool:
+            return self._left or (stop is not None and stop.is_set())
+
+        with self.receiver.woken() as wake:
+            claims = self.fleet.claims
+            return self._keep(campaign(claims, name, self.instance_id, timeout=timeout, wake=wake, ended=ended))
+
+    def on_lead(self, name: str, callback: Callable[[Claim], None]) -> Callable[[], None]:
+        """See `mnemo_coord.Coordinator.on_lead`."""
+        return Candidacy(lambda stop: self.lead(name, None, stop), callback, name).stop
 
     # Leaving
 
     def leave(self) -> None:
         """Gives everything back, in the order in which others may rely on it; the lock is let go last."""
+        self._left = True
         self._stop_loops()
         self._watch.stop()
         self.fleet.registry.lock_timeout = min(self.fleet.registry.lock_timeout, _PARTING_PATIENCE)
@@ -291,9 +258,8 @@ class Membership:
         self.fleet.close()
 
     def _stop_loops(self) -> None:
-        for loop in (self._delivering, self._beating, self._looking):
-            if loop is not None:
-                loop.stop()
+        for part in (self.receiver, self._beating, self._looking):
+            part.stop()
 
     def _release_claims(self) -> None:
         for claim in self._claims:

@@ -19,6 +19,7 @@ _COMMANDS: Final = {
     "list": ("instances", "Show who is in the fleet."),
     "send": ("send", "Send a message to an instance, a name or a @role."),
     "receive": ("receive", "Take what waits for a name or a @role."),
+    "queue": ("queue", "Show every mailbox; put back or drop what was set aside."),
     "doctor": ("doctor", "Look at everything; mend it with --fix."),
     "events": ("events", "Show what happened in the fleet."),
     "own": ("own", "Run a command while holding the owner lock of a file."),

@@ -24,6 +24,9 @@ _UNNAMED = "cli"
 @click.option("--all", "everybody", is_flag=True, help="Every live instance.")
 @click.option("--from", "sender", metavar="NAME", envvar="MNEMOSYNE_INSTANCE", help="Who says it. [cli]")
 @click.option("--durable", is_flag=True, default=None, help="Survive a power cut, not only the death of a process.")
+@click.option("--id", "message_id", metavar="ID", help="Its id: sent again under the same one, it stays one message.")
+@click.option("--reply-to", metavar="ID", help="The message that it answers.")
+@click.option("--ttl", type=float, metavar="S", help="Seconds after which it is worth nothing.")
 @click.argument("message_type", metavar="TYPE")
 @click.argument("payload", required=False)
 @common
@@ -33,9 +36,9 @@ def command(
     address: str | None,
     everybody: bool,
     sender: str | None,
-    durable: bool | None,
     message_type: str,
     payload: str | None,
+    **options: Any,
 ) -> int:
     """Send one message. PAYLOAD is JSON; - reads it from stdin."""
     from mnemo_coord.fleet import Fleet
@@ -46,9 +49,9 @@ def command(
     who, content = check_name(sender or _UNNAMED, "sender"), _parse(payload)
     with Fleet.open(shared.dir) as fleet:
         if address is None:
-            receipt = fleet.broadcast(message_type, content, sender=who, durable=durable)
+            receipt = fleet.broadcast(message_type, content, sender=who, **options)
         else:
-            receipt = fleet.send(address, message_type, content, sender=who, durable=durable)
+            receipt = fleet.send(address, message_type, content, sender=who, **options)
     return _report(receipt, shared, address)
 
 
@@ -73,10 +76,18 @@ def _report(receipt: Receipt, shared: Common, address: str | None) -> int:
         line(receipt.id)
         for failure in receipt.failed:
             talk(f"mnemosyne: {failure.address}: {failure.reason}")
+        if receipt.duplicate:
+            talk("It was sent before under this id; nothing was added.")
         if receipt.waiting:
             talk(f"Nobody is {receipt.waiting[0]} now; the message waits.")
     return 1 if receipt.failed else 0
 
 
 def _members(receipt: Receipt) -> dict[str, Any]:
-    return {"id": receipt.id, "delivered": receipt.delivered, "waiting": receipt.waiting, "failed": receipt.failed}
+    return {
+        "id": receipt.id,
+        "delivered": receipt.delivered,
+        "waiting": receipt.waiting,
+        "failed": receipt.failed,
+        "duplicate": receipt.duplicate,
+    }

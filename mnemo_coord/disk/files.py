@@ -24,8 +24,11 @@ __all__ = [
     "DIR_MODE",
     "FILE_MODE",
     "CrashPoint",
+    "UnsyncedError",
+    "close_if_same",
     "crash_point",
     "create",
+    "identity",
     "make_dir",
     "open_dir",
     "open_regular",
@@ -67,6 +70,7 @@ class CrashPoint(StrEnum):
     MESSAGE_PUBLISHED = "message-published"
     MESSAGE_CLAIMED = "message-claimed"
     MESSAGE_HANDLED = "message-handled"
+    MESSAGE_ACK_NOTED = "message-ack-noted"
     MESSAGE_ACKNOWLEDGED = "message-acknowledged"
     CLAIM_LOCKED = "claim-locked"
     CLAIM_EPOCH_RAISED = "claim-epoch-raised"
@@ -217,13 +221,21 @@ def create(name: str, *, dir_fd: int, flags: int = os.O_WRONLY) -> int:
     return fd
 
 
+class UnsyncedError(OSError):
+    """A file has appeared, and its folder could not be synced: a power cut might take it away again."""
+
+
 def publish(
     name: str, data: bytes, *, dir_fd: int, tmp_name: str, tmp_fd: int, durable: bool, points: tuple[CrashPoint, ...] = ()
 ) -> None:
     """Makes ``name`` appear with all of ``data``, or not at all, replacing what had that name.
 
     Not promised: that it survives a power cut unless ``durable``, and that nobody replaces it in the same instant. When
-    it raises, the temporary file is gone and nothing has appeared, except where only syncing the folder failed.
+    it raises, the temporary file is gone and nothing has appeared, unless it says otherwise.
+
+    Raises:
+        UnsyncedError: it has appeared, but its folder could not be synced.
+        OSError: it cannot be written.
     """
     fd = _open_tmp(tmp_name, tmp_fd)
     try:
@@ -245,7 +257,10 @@ def publish(
     if points:
         crash_point(points[2])
     if durable:
-        os.fsync(dir_fd)
+        try:
+            os.fsync(dir_fd)
+        except OSError as error:
+            raise UnsyncedError(*error.args) from None
 
 
 def _open_tmp(name: str, dir_fd: int) -> int:
@@ -275,6 +290,25 @@ def ring(name: str, *, dir_fd: int) -> None:
     """Touches a bell: watchers of its folder wake. A bell that is missing is nobody's loss, the poll is underneath."""
     with suppress(OSError):
         os.utime(name, dir_fd=dir_fd, follow_symlinks=False)
+
+
+def identity(fd: int) -> tuple[int, int] | None:
+    """Device and inode of what is open under a number; None when nothing is."""
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def close_if_same(fd: int, wanted: tuple[int, int] | None) -> None:
+    """Closes a descriptor that was kept open for long, if it still is what it was.
+
+    Programs that become daemons close every descriptor; the number may be that of a file of theirs by now.
+    """
+    if wanted is not None and identity(fd) == wanted:
+        with suppress(OSError):
+            os.close(fd)
 
 
 @contextmanager

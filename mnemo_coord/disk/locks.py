@@ -21,7 +21,7 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
@@ -233,14 +233,18 @@ class Descriptor:
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
+        self._opened_as = files.identity(fd)
         _held.add(self)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is open, and nobody has closed it behind our back."""
+        return self.fd >= 0 and files.identity(self.fd) == self._opened_as
 
     def close(self) -> None:
         """Closes it. Idempotent."""
         fd, self.fd = self.fd, -1
-        if fd >= 0:
-            with suppress(OSError):
-                os.close(fd)
+        files.close_if_same(fd, self._opened_as)
 
 
 _held: weakref.WeakSet[Descriptor] = weakref.WeakSet()
@@ -316,11 +320,9 @@ class LifeLock(Descriptor):
         Raises:
             errors.LeaseLost: somebody else holds it now.
         """
-        if self._at_path():
-            self.close()
-        # Otherwise the number may meanwhile belong to a file of somebody else in this process: leave it alone.
+        self.close()
         self._dir_fd = dir_fd
-        self.fd = open_lock_file(self.name, dir_fd)
+        super().__init__(open_lock_file(self.name, dir_fd))
         if not take_descriptor(self.fd, _PROBE_PATIENCE):
             holder = _describe(self.fd)
             self.close()

@@ -119,7 +119,7 @@ class StateDir:
         self.fd = fd
         self.writable = writable
         self._folders: dict[str, int] = {}
-        self._stale: list[int] = []
+        self._opened: list[tuple[int, tuple[int, int] | None]] = [(fd, files.identity(fd))]
 
     @classmethod
     def open(cls, path: str | os.PathLike[str] | None = None, *, create: bool = True, tighten: bool = False) -> StateDir:
@@ -176,6 +176,8 @@ class StateDir:
         kept = self._folders.setdefault(name, fd)
         if kept != fd:
             os.close(fd)
+        else:
+            self._opened.append((fd, files.identity(fd)))
         return kept
 
     def listing(self, name: str) -> list[str]:
@@ -194,7 +196,7 @@ class StateDir:
         return (at_path.st_dev, at_path.st_ino) == (mine.st_dev, mine.st_ino) and self._folders_current()
 
     def _folders_current(self) -> bool:
-        return all(os.fstat(fd).st_nlink > 0 and self._same(name, fd) for name, fd in tuple(self._folders.items()))
+        return all(self._same(name, fd) for name, fd in tuple(self._folders.items()))
 
     def _same(self, name: str, fd: int) -> bool:
         try:
@@ -209,7 +211,7 @@ class StateDir:
         The old descriptors stay open until `close`: another thread may be using them this instant.
         """
         fresh = StateDir.open(self.path, create=self.writable)
-        self._stale += [self.fd, *self._folders.values()]
+        self._opened.append((fresh.fd, files.identity(fresh.fd)))
         self.fd, self._folders = fresh.fd, {}
 
     def set_aside(self, name: str, *, dir_fd: int, stamp: int) -> str:
@@ -222,10 +224,9 @@ class StateDir:
 
     def close(self) -> None:
         """Closes every descriptor. Idempotent."""
-        for fd in (self.fd, *self._folders.values(), *self._stale):
-            with suppress(OSError):
-                os.close(fd)
-        self._folders, self._stale, self.fd = {}, [], -1
+        for fd, opened_as in self._opened:
+            files.close_if_same(fd, opened_as)
+        self._folders, self._opened, self.fd = {}, [], -1
 
 
 def _missing(where: Path, *, create: bool) -> errors.CoordinationError:

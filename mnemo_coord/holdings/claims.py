@@ -28,6 +28,7 @@ from mnemo_coord.disk.files import CrashPoint
 from mnemo_coord.disk.signing import Purpose, Signer
 from mnemo_coord.disk.state_dir import CLAIMS, StateDir
 from mnemo_coord.findings import Finding, Severity
+from mnemo_coord.holdings import fence
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -45,6 +46,8 @@ class ClaimKind(StrEnum):
     """What a program names itself, with ``me.claim(…)``."""
     NAME = "name"
     """The name of an instance: one at a time has it."""
+    LEADER = "leader"
+    """What instances stand for, with ``me.lead(…)`` (holdings.election)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,6 +149,11 @@ class Claims:
     def _is_locked(self, stem: str) -> bool:
         return locks.probe(f"{stem}.lock", dir_fd=self.state.folder(CLAIMS)).state is locks.LockState.HELD
 
+    def holder(self, kind: ClaimKind, name: str) -> Holder | None:
+        """Who holds a claim now; None when nobody does."""
+        stem = _stem(kind, name)
+        return self._holder(stem) if self._is_locked(stem) else None
+
     def epoch(self, kind: ClaimKind, name: str) -> int:
         """The epoch of the last taking; 0 when it was never taken."""
         try:
@@ -213,6 +221,16 @@ class Claim:
             return False
         same = (mine.st_dev, mine.st_ino, self.epoch) == (at_path.st_dev, at_path.st_ino, at_path.st_size)
         return same and locks.probe(f"{self.stem}.lock", dir_fd=folder).state is locks.LockState.HELD
+
+    def write(self, path: str | os.PathLike[str], data: bytes) -> None:
+        """Replaces a file in the name of this claim, whole and durably; a former holder is refused (see `fence`).
+
+        Raises:
+            errors.LeaseLost: it is no longer held, or a later holder has written the file already.
+            errors.State: it cannot be written.
+        """
+        self.check()
+        fence.write(path, data, self.epoch)
 
     def release(self) -> None:
         """Gives it up. Idempotent."""

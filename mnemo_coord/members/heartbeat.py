@@ -118,6 +118,7 @@ class BeatFile:
 
     def _create(self) -> None:
         folder = self._state.folder(INSTANCES)
+        self._file.close()
         files.remove(beat_name(self._id), dir_fd=folder)  # only ever ours: the id is
         self._file = locks.Descriptor(files.create(beat_name(self._id), dir_fd=folder))
 
@@ -128,11 +129,9 @@ class BeatFile:
 
     def remove(self) -> None:
         """Ends it."""
-        ours = self._is_there()
         with suppress(OSError):
             files.remove(beat_name(self._id), dir_fd=self._state.folder(INSTANCES))
-        if ours:  # else the number may meanwhile be another file's
-            self._file.close()
+        self._file.close()
 
 
 def read(state: StateDir, signer: Signer, instance_id: str) -> Beat | None:

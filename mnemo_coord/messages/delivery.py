@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from mnemo_coord.messages.mailbox import Address, Mailbox, delivery_of
+from mnemo_coord.messages.address import Address
+from mnemo_coord.messages.file_name import delivery_of
+from mnemo_coord.messages.mailbox import Mailbox
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -34,6 +36,8 @@ class Receipt:
     """Names and roles in whose mailbox it is, for their next holder."""
     failed: tuple[Failure, ...] = ()
     """Addresses that did not get it."""
+    duplicate: bool = False
+    """Whether it was there already, sent before under the same id: nothing was added."""
 
 
 class Settling(Protocol):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from mnemo_coord.disk import files, locks
 from mnemo_coord.disk.state_dir import INSTANCES, QUEUE, StateDir
 from mnemo_coord.findings import Finding, Severity
 from mnemo_coord.members.identity import is_id, lock_name
-from mnemo_coord.messages.mailbox import DEAD, REFUSED, TMP, Mailbox, boxes
+from mnemo_coord.messages.mailbox import TMP, Mailbox
+from mnemo_coord.messages.set_aside import DEAD, REFUSED
 
 if TYPE_CHECKING:
     from mnemo_coord.messages.queue import Queue
@@ -20,19 +20,42 @@ __all__ = ["check"]
 
 
 def check(queue: Queue, state: StateDir, lives: Callable[[str], bool], *, fix: bool = False) -> list[Finding]:
-    """Mailboxes and claimed messages of instances that are gone, leftovers of senders, and what was set aside."""
+    """Mailboxes and claimed messages of instances that are gone, what has expired, leftovers of senders, what was set aside."""
     try:
-        addresses = list(boxes(state.folder(QUEUE)))
+        mailboxes = list(queue.mailboxes.all())
     except FileNotFoundError:
         return []
-    gone = {address.text for address in addresses if address.is_id and not lives(address.text)}
-    for address in addresses:
-        with suppress(FileNotFoundError):
-            claimers = {claimer for claimer, _ in Mailbox.open(address, state.folder(QUEUE)).claims()}
-            gone |= {claimer for claimer in claimers if not lives(claimer)}
+    gone = {box.address.text for box in mailboxes if box.address.is_id and not lives(box.address.text)}
+    for mailbox in mailboxes:
+        gone |= {claimer for claimer, _ in mailbox.claims() if not lives(claimer)}
     found = [_abandoned(queue, instance_id, fix=fix) for instance_id in sorted(gone)]
+    found += [_expired(queue, box, fix=fix) for box in mailboxes if box.address.text not in gone and queue.expired(box)]
+    found += [_odd(box, names) for box in mailboxes if box.address.text not in gone and (names := box.odd())]
     found += [_half_sent(state, name, fix=fix) for name in state.listing(f"{QUEUE}/{TMP}") if _is_leftover(name, state, lives)]
     return found + [_set_aside(state, where) for where in (REFUSED, DEAD) if state.listing(f"{QUEUE}/{where}")]
+
+
+def _odd(mailbox: Mailbox, names: list[str]) -> Finding:
+    return Finding(
+        code="messages-odd",
+        severity=Severity.NOTICE,
+        subject=f"{QUEUE}/{mailbox.address.folder}/new",
+        message=f"{len(names)} file(s) there have no message's name, such as {names[0]!r}; they are left alone",
+        hint="look at them; remove them when they are of no use",
+    )
+
+
+def _expired(queue: Queue, mailbox: Mailbox, *, fix: bool) -> Finding:
+    finding = Finding(
+        code="messages-expired",
+        severity=Severity.WARNING,
+        subject=mailbox.address.text,
+        message=f"{len(queue.expired(mailbox))} message(s) wait there whose time is over",
+        hint="`mnemosyne doctor --fix` moves them to the dead letters",
+    )
+    if fix:
+        queue.sweep(mailbox)
+    return finding.mended() if fix else finding
 
 
 def _abandoned(queue: Queue, instance_id: str, *, fix: bool) -> Finding:
@@ -78,5 +101,5 @@ def _set_aside(state: StateDir, where: str) -> Finding:
         severity=Severity.NOTICE,
         subject=f"{QUEUE}/{where}",
         message=f"{len(kept)} message(s) {what}",
-        hint="the file beside each says why; delete them when you have seen them",
+        hint="`mnemosyne queue show` lists them with the reasons",
     )

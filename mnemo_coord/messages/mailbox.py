@@ -8,116 +8,56 @@
     ├── role-<hex>/                mailbox of a role; worked by all its holders, each message by one
     │   ├── new/<stamp>-<rest>.json        published, in order of the names
     │   ├── claimed/<claimer>.<file>       taken by the instance <claimer>, not yet acknowledged
-    │   └── bell/bell                      touched after publishing; what receivers watch
+    │   ├── bell/bell                      touched after publishing; what receivers watch
+    │   └── acknowledged                   ids that were acknowledged (messages.acknowledged)
     ├── tmp/<sender>.<stamp>       being written
-    ├── quarantine/<box>.<file>    refused, with the reason in a file of the same name and .reason
+    ├── quarantine/<box>.<file>    refused, with the reason in a file of the same name and .reason (messages.set_aside)
     └── dead_letter/<box>.<file>   could not be delivered, likewise
 
-``<stamp>`` is 16 hex digits that rise with each message of a sender (`queue.Stamps`), so a mailbox is first-in first-out for
-each sender whatever the clock does. A message that comes back after its receiver died or gave up is ``<file>~2.json``, then
+``<stamp>`` is 16 hex digits that rise with each message of a sender (`disk.clock.Stamps`), so a mailbox is first-in first-out
+for each sender whatever the clock does. A message that comes back after its receiver died or gave up is ``<file>~2.json``, then
 ``~3``: the number of the delivery. Any program with the fleet's key may put a signed file with another name that ends in
 ``.json`` into ``new/``; if it does not ring, the poll finds it. Names that begin with a dot, or do not end in ``.json``, are
 left alone.
 
 Publishing is a rename from ``tmp/``; claiming is a rename into ``claimed/``, of which exactly one of several receivers
-succeeds; acknowledging is an unlink. After a crash a message is in ``tmp/`` (never sent), ``new/`` or ``claimed/``, and in
-one of them only. By hand, anything in ``quarantine/``, ``dead_letter/`` and ``tmp/`` may be deleted.
+succeeds; acknowledging is a note of its id and an unlink. After a crash a message is in ``tmp/`` (never sent), ``new/`` or
+``claimed/``, and in one of them only. By hand, anything in ``quarantine/``, ``dead_letter/`` and ``tmp/`` may be deleted.
 """
 
 from __future__ import annotations
 
 import errno
-import itertools
+import logging
 import os
-import re
+import threading
 import weakref
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
 from mnemo_coord import errors
 from mnemo_coord.disk import files
 from mnemo_coord.disk.files import CrashPoint
-from mnemo_coord.members.identity import check_name, check_role, is_id
+from mnemo_coord.members.identity import is_id
+from mnemo_coord.messages import acknowledged, set_aside
+from mnemo_coord.messages.acknowledged import Acknowledged
+from mnemo_coord.messages.address import Address
+from mnemo_coord.messages.file_name import is_message, is_of, next_delivery
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["BELL", "Address", "Mailbox", "boxes", "delivery_of", "next_delivery"]
+__all__ = ["BELL", "TMP", "Mailbox", "boxes"]
+
+_log = logging.getLogger(__name__)
 
 NEW: Final = "new"
 CLAIMED: Final = "claimed"
 BELL: Final = "bell"
 TMP: Final = "tmp"
-REFUSED: Final = "quarantine"
-DEAD: Final = "dead_letter"
 
-_FILE: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,159}?(?:~([1-9][0-9]{0,8}))?\.json", re.ASCII)
-_BOX: Final = re.compile(r"(name|role)-((?:[0-9a-f]{2}){1,64})", re.ASCII)
-_BOX_SHOWN: Final = 60
-_FILE_SHOWN: Final = 160
-"""How much of a mailbox's folder and of a file name goes into the name of what is set aside: names end at 255 bytes."""
+_LOOKS: Final = 16
 _POINTS: Final = (CrashPoint.MESSAGE_TMP_CREATED, CrashPoint.MESSAGE_TMP_WRITTEN, CrashPoint.MESSAGE_PUBLISHED)
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where a message goes: an instance id, a name, or a role written ``@role``."""
-
-    text: str
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Checks an address.
-
-        Raises:
-            errors.Config: it is none of the three.
-        """
-        if not isinstance(text, str):
-            raise errors.Config(f"{text!r} is not an address", hint="an instance id, a name or @ROLE", key="address")
-        if text.startswith("@"):
-            check_role(text)
-        elif not is_id(text):
-            check_name(text, "address")
-        return cls(text)
-
-    @classmethod
-    def of_box(cls, folder: str) -> Self | None:
-        """The address of a mailbox folder, or None when the folder is no mailbox."""
-        if is_id(folder):
-            return cls(folder)
-        match = _BOX.fullmatch(folder)
-        if match is None:
-            return None
-        with suppress(errors.Config, UnicodeDecodeError):
-            found = cls.parse(("@" if match[1] == "role" else "") + bytes.fromhex(match[2]).decode())
-            return found if found.folder == folder else None
-        return None
-
-    @property
-    def is_id(self) -> bool:
-        """Whether it names one process, so that its mailbox dies with it."""
-        return is_id(self.text)
-
-    @property
-    def folder(self) -> str:
-        """The name of its mailbox folder."""
-        if self.is_id:
-            return self.text
-        kind = "role" if self.text.startswith("@") else "name"
-        return f"{kind}-{self.text.removeprefix('@').encode().hex()}"
-
-
-def delivery_of(file: str) -> int:
-    """Which delivery of its message a file name stands for; 0 for a name that is no message's."""
-    match = _FILE.fullmatch(file)
-    return int(match[1] or 1) if match else 0
-
-
-def next_delivery(file: str) -> str:
-    """The name that a message has when it is delivered once more."""
-    stem = file.removesuffix(".json").partition("~")[0]
-    return f"{stem}~{delivery_of(file) + 1}.json"
 
 
 class Mailbox:
@@ -128,10 +68,13 @@ class Mailbox:
         self._queue = queue_fd
         self._root = root_fd
         self._last = ""
-        opened = [root_fd]
+        self._mutex = threading.Lock()
+        self._acknowledged = Acknowledged(root_fd)
+        self._in_hand: set[str] = set()
+        self._opened = [(root_fd, files.identity(root_fd))]
         # The descriptors live as long as somebody uses the mailbox: a sender, a delivery that is being handled.
-        self.close = weakref.finalize(self, _close, opened)
-        self._new, self._claimed, self._bell = (_open_into(opened, name) for name in (NEW, CLAIMED, BELL))
+        self.close = weakref.finalize(self, _close, self._opened, self._acknowledged)
+        self._new, self._claimed, self._bell = (_open_into(self._opened, name) for name in (NEW, CLAIMED, BELL))
 
     @classmethod
     def open(cls, address: Address, queue_fd: int) -> Self:
@@ -165,13 +108,15 @@ class Mailbox:
         Raises:
             FileNotFoundError: the mailbox has been removed meanwhile.
             OSError: it cannot be written; nothing has appeared.
+            errors.Unknown: it has appeared, but could not be made durable, and somebody has taken it.
         """
         try:
             files.publish(file, data, dir_fd=self._new, tmp_name=tmp_name, tmp_fd=tmp_fd, durable=durable, points=_POINTS)
-        except OSError:
-            # Syncing the folder may fail after the message has appeared: then it is taken back, unless somebody has it already.
-            if not durable or files.remove(file, dir_fd=self._new) or not self._is_claimed(file):
-                raise
+        except files.UnsyncedError as error:
+            # It has appeared, and may not survive a power cut: it is taken back, unless somebody has it already.
+            if not self._take_back(file):
+                raise errors.Unknown(f"{file}: sent, but it cannot be made durable: {error.strerror}") from None
+            raise
         before, self._last = self._last, file
         # While our message before this one is unclaimed, a receiver has yet to come for it, and looks again after it has:
         # a burst rings once. Ringing costs a wake-up of the receiver, half as much as all the rest of sending.
@@ -179,8 +124,11 @@ class Mailbox:
         if not (before and self._waits(before)):
             self.ring()
 
-    def _is_claimed(self, file: str) -> bool:
-        return any(claimed == file for _, claimed in self.claims())
+    def _take_back(self, file: str) -> bool:
+        try:
+            return files.remove(file, dir_fd=self._new)
+        except OSError:
+            return False
 
     def _waits(self, file: str) -> bool:
         try:
@@ -189,9 +137,23 @@ class Mailbox:
             return False
         return True
 
+    def copy_of(self, message_id: str, limit: int) -> bytes | None:
+        """What lies here of a message with this id: its bytes, none when it has been acknowledged, None when there is none.
+
+        RACE: messages go from ``new/`` to ``claimed/`` to the log, so looking in that order misses none; one that is given
+        back goes the other way, hence the second look.
+        """
+        for source in (self._new, self._claimed, self._new, self._claimed):
+            for name in os.listdir(source):
+                file = name.partition(".")[2] if source == self._claimed else name
+                if is_of(file, message_id):
+                    with suppress(OSError, errors.State):
+                        return files.read_bounded(name, limit, dir_fd=source)
+        return b"" if self.was_acknowledged(message_id) else None
+
     def is_whole(self) -> bool:
-        """Whether its folders are still those at their paths."""
-        return all(os.fstat(fd).st_nlink > 0 for fd in (self._new, self._claimed, self._bell))
+        """Whether its folders are still there, and open."""
+        return all(files.identity(fd) == opened_as and os.fstat(fd).st_nlink > 0 for fd, opened_as in self._opened)
 
     def ring(self) -> None:
         """Wakes who watches the bell."""
@@ -205,7 +167,16 @@ class Mailbox:
         Raises:
             FileNotFoundError: the mailbox has been removed.
         """
-        return sorted(name for name in os.listdir(self._new) if _FILE.fullmatch(name))
+        names = os.listdir(self._new)
+        # RACE: a folder that is read while a sender publishes may show its second message and not its first. What was there
+        # when a look ended is in the next one; so it is looked again until nothing older than the newest has turned up.
+        for _ in range(_LOOKS if names else 0):
+            known, newest = set(names), max(names)
+            names, before = os.listdir(self._new), names
+            if not any(name < newest and name not in known for name in names):
+                names = before
+                break
+        return sorted(name for name in names if is_message(name))
 
     def depth(self) -> int:
         """About how many wait, more cheaply than `waiting`: whatever lies there counts."""
@@ -213,14 +184,18 @@ class Mailbox:
 
     def odd(self) -> list[str]:
         """What lies among the messages and is none."""
-        return sorted(name for name in os.listdir(self._new) if not _FILE.fullmatch(name))
+        return sorted(name for name in os.listdir(self._new) if not is_message(name))
 
     def claim(self, file: str, claimer: str) -> bool:
         """Takes a message; False when another receiver was first."""
+        name = f"{claimer}.{file}"
+        if name in self._in_hand:
+            return False  # a name that was used again while its first message is being handled: later
         try:
-            os.rename(file, f"{claimer}.{file}", src_dir_fd=self._new, dst_dir_fd=self._claimed)
+            os.rename(file, name, src_dir_fd=self._new, dst_dir_fd=self._claimed)
         except FileNotFoundError:
             return False
+        self._in_hand.add(name)
         files.crash_point(CrashPoint.MESSAGE_CLAIMED)
         return True
 
@@ -241,18 +216,38 @@ class Mailbox:
         """The content of a waiting message, which stays where it is; like `read` otherwise."""
         return files.read_bounded(file, limit, dir_fd=self._new)
 
-    def acknowledge(self, file: str, claimer: str) -> bool:
-        """Removes a claimed message: it has been handled."""
+    def was_acknowledged(self, message_id: str) -> bool:
+        """Whether a message with this id was handled here before."""
+        with self._mutex:
+            return message_id in self._acknowledged
+
+    def acknowledge(self, file: str, claimer: str, message_id: str) -> bool:
+        """Removes a claimed message: it has been handled. False when it was gone."""
         files.crash_point(CrashPoint.MESSAGE_HANDLED)
-        removed = files.remove(f"{claimer}.{file}", dir_fd=self._claimed)
+        try:
+            with self._mutex:
+                self._acknowledged.add(message_id)
+        except (OSError, errors.State) as error:
+            # A full disk keeps nobody from emptying his mailbox; only a second copy of this one would not be recognised.
+            _log.debug("Cannot note that %s was acknowledged: %s", message_id, error)
+        files.crash_point(CrashPoint.MESSAGE_ACK_NOTED)
+        removed = self.discard(file, claimer)
         files.crash_point(CrashPoint.MESSAGE_ACKNOWLEDGED)
         return removed
+
+    def discard(self, file: str, claimer: str) -> bool:
+        """Removes a claimed message that need not be handled. False when it was gone."""
+        name = f"{claimer}.{file}"
+        self._in_hand.discard(name)
+        return files.remove(name, dir_fd=self._claimed)
 
     def give_back(self, file: str, claimer: str, *, as_file: str | None = None) -> bool:
         """Puts a claimed message back among the waiting ones; by default as its next delivery."""
         target = next_delivery(file) if as_file is None else as_file
+        name = f"{claimer}.{file}"
+        self._in_hand.discard(name)
         try:
-            os.rename(f"{claimer}.{file}", target, src_dir_fd=self._claimed, dst_dir_fd=self._new)
+            os.rename(name, target, src_dir_fd=self._claimed, dst_dir_fd=self._new)
         except FileNotFoundError:
             return False
         return True
@@ -268,19 +263,15 @@ class Mailbox:
     def set_aside(self, file: str, where: str, reason: str, *, claimer: str | None = None) -> bool:
         """Moves a message, claimed or waiting, to ``quarantine/`` or ``dead_letter/`` and says why beside it."""
         if claimer is None:
-            return self._move(self._new, file, file, where, reason)
-        return self._move(self._claimed, f"{claimer}.{file}", file, where, reason)
+            return self._keep(self._new, file, file, where, reason)
+        name = f"{claimer}.{file}"
+        self._in_hand.discard(name)
+        return self._keep(self._claimed, name, file, where, reason)
 
-    def _move(self, source: int, name: str, file: str, where: str, reason: str) -> bool:
-        folder = files.make_dir(where, dir_fd=self._queue)
-        with files.opened(folder):
-            kept_as = _free_name(f"{self.address.folder[:_BOX_SHOWN]}.{file[-_FILE_SHOWN:]}", folder)
-            try:
-                os.rename(name, kept_as, src_dir_fd=source, dst_dir_fd=folder)
-            except FileNotFoundError:
-                return False
-            _explain(kept_as, reason, folder)
-        return True
+    def _keep(self, source: int, name: str, file: str, where: str, reason: str) -> bool:
+        return set_aside.keep(
+            name, source_fd=source, queue_fd=self._queue, where=where, box=self.address.folder, file=file, reason=reason
+        )
 
     def dissolve(self, reason: str) -> int:
         """Ends the mailbox: what waits or is claimed in it goes to the dead letters. Returns how many."""
@@ -288,8 +279,10 @@ class Mailbox:
         # RACE: a sender that opened it earlier may publish until the very end. The folder is removed only when it is empty,
         # and a publication into a removed folder fails and is reported to the sender.
         while True:
-            for source in (self._new, self._claimed):
-                moved += sum(self._move(source, name, name, DEAD, reason) for name in _names(source))
+            moved += sum(self._keep(self._new, name, name, set_aside.DEAD, reason) for name in _names(self._new))
+            for name in _names(self._claimed):
+                claimer, _, file = name.partition(".")
+                moved += self._keep(self._claimed, name, file if is_id(claimer) and file else name, set_aside.DEAD, reason)
             if self._remove_folders():
                 return moved
 
@@ -303,28 +296,26 @@ class Mailbox:
             raise
         with suppress(FileNotFoundError):
             files.remove(BELL, dir_fd=self._bell)
+        for name in (acknowledged.NAME, acknowledged.OLDER):
+            files.remove(name, dir_fd=self._root)
         _remove_folder(BELL, self._root)
         _remove_folder(self.address.folder, self._queue)
         return True
 
 
-def _open_into(opened: list[int], name: str) -> int:
-    fd = files.open_dir(name, dir_fd=opened[0])
-    opened.append(fd)
+_Opened = list[tuple[int, tuple[int, int] | None]]
+
+
+def _open_into(opened: _Opened, name: str) -> int:
+    fd = files.open_dir(name, dir_fd=opened[0][0])
+    opened.append((fd, files.identity(fd)))
     return fd
 
 
-def _close(opened: list[int]) -> None:
-    for fd in opened:
-        with suppress(OSError):
-            os.close(fd)
-
-
-def _free_name(wanted: str, folder: int) -> str:
-    """``wanted``, or with a number behind it: what was set aside earlier is not replaced."""
-    taken = set(os.listdir(folder))
-    others = (f"{wanted}.{number}" for number in itertools.count(2))
-    return wanted if wanted not in taken else next(name for name in others if name not in taken)
+def _close(opened: _Opened, log: Acknowledged) -> None:
+    log.close()
+    for fd, opened_as in opened:
+        files.close_if_same(fd, opened_as)
 
 
 def _names(fd: int) -> list[str]:
@@ -337,14 +328,6 @@ def _names(fd: int) -> list[str]:
 def _remove_folder(name: str, dir_fd: int) -> None:
     with suppress(FileNotFoundError):
         os.rmdir(name, dir_fd=dir_fd)
-
-
-def _explain(kept_as: str, reason: str, folder: int) -> None:
-    """Writes the reason beside a message. The message is safe already; on a full disk it goes without."""
-    with suppress(OSError):
-        text = reason.encode(errors="replace") + b"\n"
-        name = f"{kept_as}.reason"
-        files.publish(name, text, dir_fd=folder, tmp_name=f"{name}.tmp", tmp_fd=folder, durable=False)
 
 
 def boxes(queue_fd: int) -> Iterator[Address]:

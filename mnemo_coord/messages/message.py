@@ -4,9 +4,11 @@
 
     {"id":…,"from_agent":…,"to_agent":…,"message_type":…,"timestamp":…,"payload":…,"signature":…}
 
-Exactly these members, in this order, sealed as `disk.records` says; ``to_agent`` is null in a broadcast. A file that breaks
-any of it is not a message. The payload is data from another program: it is never executed, and shown only with its control
-characters escaped.
+These members, sealed as `disk.records` says; ``to_agent`` is null in a broadcast. An answer also has ``reply_to``, the id of
+the message that it answers; a message that is worth something for a time only has ``expires_ns`` and ``boot_id``: it expires
+when CLOCK_BOOTTIME of that boot has passed so many nanoseconds. No clock that jumps is asked, and no other boot can tell how
+much time has passed, so there it has expired. A file with any other member is not a message. The payload is data from another
+program: it is never executed, and shown only with its control characters escaped.
 """
 
 from __future__ import annotations
@@ -18,9 +20,10 @@ from typing import Any, Final
 
 from mnemo_coord import errors
 from mnemo_coord.disk import records
+from mnemo_coord.disk.clock import Clock
 from mnemo_coord.disk.signing import Purpose, Signer
 
-__all__ = ["LIMIT", "Message", "check_id", "check_type", "decode", "encode"]
+__all__ = ["LIMIT", "NO_PAYLOAD", "Message", "check_id", "check_ttl", "check_type", "decode", "encode"]
 
 LIMIT: Final = 1024
 """Bytes of a message as stored, signature included. Checked before anything is written and again when it is read."""
@@ -32,8 +35,12 @@ CONFLICT_NOTIFICATION: Final = "ConflictNotification"
 ISOLATION_REQUEST: Final = "IsolationRequest"
 HEARTBEAT: Final = "Heartbeat"
 
+NO_PAYLOAD: Final[dict[str, Any]] = {}
+"""What a message says that is sent without a payload. Never changed: it is encoded and nothing else."""
+
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _TYPE_LIMIT: Final = 64
+_CENTURY: Final = 3.2e9
 _MEMBERS: Final[dict[str, Any]] = {
     "id": str,
     "from_agent": str,
@@ -42,6 +49,8 @@ _MEMBERS: Final[dict[str, Any]] = {
     "timestamp": str,
     "payload": object,
 }
+_OPTIONAL: Final[dict[str, type]] = {"reply_to": str, "expires_ns": int, "boot_id": str}
+_ORDER: Final = ("id", "from_agent", "to_agent", "message_type", "timestamp", *_OPTIONAL, "payload")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +69,18 @@ class Message:
     """When it was sent, by its sender's wall clock: RFC 3339, UTC. Not used to order or expire anything."""
     payload: Any
     """Whatever JSON value the sender gave."""
+    reply_to: str | None = None
+    """The id of the message that this one answers."""
+    expires_ns: int | None = None
+    """When it stops being worth anything: nanoseconds of CLOCK_BOOTTIME in the boot ``boot_id``. None: never."""
+    boot_id: str | None = None
+    """The boot that ``expires_ns`` counts from."""
+
+    def has_expired(self, clock: Clock) -> bool:
+        """Whether its time is over. In another boot it is: nobody can tell how long ago it was sent."""
+        if self.expires_ns is None:
+            return False
+        return self.boot_id != clock.boot_id or clock.age_ns() >= self.expires_ns
 
 
 def check_id(message_id: str) -> str:
@@ -87,6 +108,19 @@ def check_type(message_type: str) -> str:
     return message_type
 
 
+def check_ttl(ttl: float | None) -> float | None:
+    """Returns the seconds after which a message expires if they are valid; None: it never does.
+
+    Raises:
+        errors.Config: they are not a finite number above zero, or more than a century.
+    """
+    if ttl is None:
+        return None
+    if isinstance(ttl, bool) or not isinstance(ttl, (int, float)) or not 0 < ttl <= _CENTURY:
+        raise errors.Config(f"{ttl!r} is not a time to live", hint="seconds, above 0", key="ttl")
+    return ttl
+
+
 def encode(message: Message, signer: Signer) -> bytes:
     """The bytes to store.
 
@@ -95,7 +129,8 @@ def encode(message: Message, signer: Signer) -> bytes:
         errors.NotEncodable: the payload is not what JSON can carry.
     """
     records.encodable(message.payload)
-    body = {name: getattr(message, name) for name in _MEMBERS}
+    values = {name: getattr(message, name) for name in _ORDER}
+    body = {name: value for name, value in values.items() if value is not None or name not in _OPTIONAL}
     try:
         sealed = records.seal(body, signer, Purpose.MESSAGE)
     except TypeError as error:
@@ -124,9 +159,19 @@ def decode(data: bytes, signer: Signer, where: str) -> Message:
 
 
 def _check_members(body: Mapping[str, Any], where: str) -> None:
-    if body.keys() != _MEMBERS.keys():
-        odd = sorted(body.keys() ^ _MEMBERS.keys())
-        raise errors.Damaged.at(where, f"has missing or unknown members: {', '.join(odd)}")
+    odd = (_MEMBERS.keys() - body.keys()) | (body.keys() - _MEMBERS.keys() - _OPTIONAL.keys())
+    if odd:
+        raise errors.Damaged.at(where, f"has missing or unknown members: {', '.join(sorted(odd))}")
     for name, kind in _MEMBERS.items():
         if not isinstance(body[name], kind):
             raise errors.Damaged.at(where, f"has a {name} of the wrong type")
+    if len(body) > len(_MEMBERS):
+        _check_optional(body, where)
+
+
+def _check_optional(body: Mapping[str, Any], where: str) -> None:
+    for name in body.keys() & _OPTIONAL.keys():
+        if type(body[name]) is not _OPTIONAL[name]:
+            raise errors.Damaged.at(where, f"has a {name} of the wrong type")
+    if ("expires_ns" in body) != ("boot_id" in body):
+        raise errors.Damaged.at(where, "has one of expires_ns and boot_id without the other")

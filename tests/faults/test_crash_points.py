@@ -69,6 +69,7 @@ SCENARIO = {
     CrashPoint.MESSAGE_PUBLISHED: SEND,
     CrashPoint.MESSAGE_CLAIMED: RECEIVE,
     CrashPoint.MESSAGE_HANDLED: RECEIVE,
+    CrashPoint.MESSAGE_ACK_NOTED: RECEIVE,
     CrashPoint.MESSAGE_ACKNOWLEDGED: RECEIVE,
     CrashPoint.CLAIM_LOCKED: CLAIM,
     CrashPoint.CLAIM_EPOCH_RAISED: CLAIM,
@@ -82,6 +83,7 @@ KEPT_BY_POINT = {
     # Whether a message that was waiting before the crash is still to be had after it.
     CrashPoint.MESSAGE_CLAIMED: True,
     CrashPoint.MESSAGE_HANDLED: True,
+    CrashPoint.MESSAGE_ACK_NOTED: False,
     CrashPoint.MESSAGE_ACKNOWLEDGED: False,
 }
 

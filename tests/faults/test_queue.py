@@ -22,7 +22,7 @@ from mnemo_coord import Coordinator, Fleet, Settings, errors
 from mnemo_coord.disk import records
 from mnemo_coord.disk.clock import SystemClock
 from mnemo_coord.disk.signing import Purpose, Signer
-from mnemo_coord.messages.mailbox import Address
+from mnemo_coord.messages.address import Address
 
 FAST = Settings(heartbeat_interval=0.2, poll_interval=0.1)
 SENDER = "tester"

@@ -21,8 +21,8 @@ from mnemo_coord.members import identity, liveness
 from mnemo_coord.members.identity import ProcessIdentity, check_name
 from mnemo_coord.members.liveness import Evidence, ProcessState, Verdict, decide
 from mnemo_coord.members.lookout import neighbours, retry_delay
-from mnemo_coord.messages import mailbox, queue
-from mnemo_coord.messages.mailbox import Address
+from mnemo_coord.messages import file_name, sending
+from mnemo_coord.messages.address import Address
 
 EVERYTHING = list(
     itertools.product([True, False], [True, False], LockState, [True, False], ProcessState, [None, 0.0, 5.9, 6.1, 1e9])
@@ -138,10 +138,10 @@ def test_folders_that_are_no_mailbox(folder: str) -> None:
 def test_deliveries_are_counted_in_the_name() -> None:
     name = "18e9e3658ecf5ae6-a3f3a711.json"
     for number in range(1, 12):
-        assert mailbox.delivery_of(name) == number
-        name = mailbox.next_delivery(name)
+        assert file_name.delivery_of(name) == number
+        name = file_name.next_delivery(name)
     assert name == "18e9e3658ecf5ae6-a3f3a711~12.json"
-    assert mailbox.delivery_of("x~0.json") == 0
+    assert file_name.delivery_of("x~0.json") == 0
 
 
 def test_everybody_is_watched_by_several() -> None:
@@ -160,7 +160,7 @@ def test_looking_again_ends_at_half_a_second() -> None:
 
 @pytest.mark.parametrize(("waiting", "limit", "until"), [(0, 8000, 1000), (7992, 8000, 1), (8000, 8000, 0), (9999, 8000, 0)])
 def test_the_fuller_the_more_often_counted(waiting: int, limit: int, until: int) -> None:
-    assert queue.sends_until_recount(waiting, limit) == until
+    assert sending.sends_until_recount(waiting, limit) == until
 
 
 @pytest.mark.parametrize(

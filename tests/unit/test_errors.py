@@ -21,6 +21,7 @@ EVERY: dict[str, tuple[str, int, type[BaseException]]] = {
     "State": ("state", 6, CoordinationError),
     "Untrusted": ("untrusted", 6, errors.State),
     "Damaged": ("damaged", 6, errors.State),
+    "Unknown": ("unknown", 6, errors.State),
     "Config": ("config", 2, ValueError),
     "MessageTooLarge": ("message-too-large", 2, errors.Config),
     "NotEncodable": ("not-encodable", 2, errors.Config),

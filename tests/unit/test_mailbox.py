@@ -10,8 +10,10 @@ import pytest
 
 from mnemo_coord import errors
 from mnemo_coord.disk import files
-from mnemo_coord.messages import mailbox
-from mnemo_coord.messages.mailbox import Address, Mailbox, boxes, delivery_of, next_delivery
+from mnemo_coord.messages import set_aside
+from mnemo_coord.messages.address import Address
+from mnemo_coord.messages.file_name import delivery_of, next_delivery
+from mnemo_coord.messages.mailbox import Mailbox, boxes
 
 ME = "a1b2c3d4"
 
@@ -191,9 +193,11 @@ def test_a_message_is_in_one_place_at_a_time(queue: int, place: Path) -> None:
     assert box.claim("m~2.json", ME)
     assert box.give_back("m~2.json", ME, as_file="m~2.json")
     assert box.claim("m~2.json", ME)
-    assert box.acknowledge("m~2.json", ME)
-    assert not box.acknowledge("m~2.json", ME)
-    assert everything(place) == {}
+    assert not box.was_acknowledged("the-id")
+    assert box.acknowledge("m~2.json", ME, "the-id")
+    assert not box.acknowledge("m~2.json", ME, "the-id")
+    assert box.was_acknowledged("the-id")
+    assert {name for name in everything(place) if "acknowledged" not in name} == set()
 
 
 def test_what_is_no_message_is_left_alone(queue: int, place: Path) -> None:
@@ -217,7 +221,7 @@ def test_they_wait_in_the_order_of_their_names(queue: int) -> None:
     assert box.waiting() == [f"{stamp:016x}-a.json" for stamp in (1, 2, 3)]
 
 
-@pytest.mark.parametrize("where", [mailbox.REFUSED, mailbox.DEAD])
+@pytest.mark.parametrize("where", [set_aside.REFUSED, set_aside.DEAD])
 @pytest.mark.parametrize("claimed", [True, False])
 @pytest.mark.parametrize("stem", ["m", "y" * 150])
 @pytest.mark.parametrize("address", ["a1b2c3d4", "n" * 64])
@@ -243,7 +247,7 @@ def test_setting_aside_loses_nothing(queue: int, place: Path) -> None:
     box = Mailbox.make(Address.parse("planner"), queue)
     for content in (b"one", b"two"):
         publish(box, queue, "m.json", content)
-        box.set_aside("m.json", mailbox.DEAD, "is no good")
+        box.set_aside("m.json", set_aside.DEAD, "is no good")
     assert sorted(everything(place).values()) == [b"one", b"two"]
 
 

@@ -14,9 +14,10 @@ from mnemo_coord import Coordinator, errors
 from mnemo_coord.disk import records
 from mnemo_coord.disk.signing import Purpose, Signer
 from mnemo_coord.disk.state_dir import StateDir
-from mnemo_coord.messages.mailbox import Address
+from mnemo_coord.messages.address import Address
+from mnemo_coord.messages.mailboxes import Mailboxes
 from mnemo_coord.messages.message import LIMIT, Message, check_id, check_type, decode, encode
-from mnemo_coord.messages.queue import Queue
+from mnemo_coord.messages.sending import Options, Sender
 from mnemo_coord.settings import Settings
 
 KEY = Signer(b"k" * 32)
@@ -88,14 +89,17 @@ def test_nothing_is_written_for_a_message_that_is_too_large(state_dir: Path) -> 
 @pytest.mark.parametrize("size", [LIMIT, LIMIT + 1])
 def test_the_limit_is_exact_on_disk(size: int, state: StateDir, clock: FakeClock) -> None:
     """Q1."""
-    queue = Queue(state, KEY, clock, Settings())
+    mailboxes = Mailboxes(state)
+    sender = Sender(mailboxes, KEY, clock, Settings())
+    ids = iter("mno")
 
     def send(payload: str) -> list[Path]:
         address = Address.parse("waits")
-        queue.send("a1b2c3d4", address, "JoinRequest", payload, present=lambda address: True, message_id="m")
+        options = Options(message_id=next(ids))
+        sender.send("a1b2c3d4", address, "JoinRequest", payload, present=lambda address: True, options=options)
         return sorted(state.path.glob("coordination_queue/name-*/new/*.json"))
 
-    queue.make(Address.parse("waits"))
+    mailboxes.make(Address.parse("waits"))
     (smallest,) = send("")
     room = size - smallest.stat().st_size
     before = support.tree(state.path)
