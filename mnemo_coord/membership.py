@@ -159,12 +159,31 @@ class Membership:
             self.registration = self.registration.changed(lock=self._lock.identity)
             self._write_record()
             self._seen = ()
+        self._mend_claims()
         self._mend_mailboxes()
         version = registry.version()
         if not version or version != self._seen:
             if not registry.holds(self.registration):
                 self._reregister()
             self._seen = registry.version()
+
+    def _mend_claims(self) -> None:
+        for claim in tuple(self._claims):
+            if claim.yield_if_lost():
+                _log.warning("The claim %r was lost: its lock file was removed, or closed behind our back", claim.name)
+                self._claims.remove(claim)
+                if claim.kind is ClaimKind.NAME:
+                    self._take_name_again(claim.name)
+
+    def _take_name_again(self, name: str) -> None:
+        try:
+            self._claims.append(self.fleet.claims.take(ClaimKind.NAME, name, self.instance_id))
+        except errors.Conflict as error:
+            _log.warning("Going on without the name %r: %s", name, error)
+            self.receiver.addresses = [address for address in self.receiver.addresses if address.text != name]
+            self.registration = self.registration.changed(name=None)
+            self._write_record()
+            self._seen = ()
 
     def _mend_mailboxes(self) -> None:
         for address in self.receiver.addresses:

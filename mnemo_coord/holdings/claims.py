@@ -98,7 +98,10 @@ class Claims:
             if not os.fstat(descriptor.fd).st_nlink:  # removed by hand while we waited: what we locked guards no name
                 raise errors.LeaseLost(f"the lock file of {name!r} was removed while it was waited for", hint="try again")
             files.crash_point(CrashPoint.CLAIM_LOCKED)
-            claim = Claim(self, stem, name, descriptor, _raise_epoch(descriptor.fd))
+            # A lock file that was removed under its holder starts again at nothing; the holder's record still knows.
+            recorded = self._holder(stem)
+            epoch = _raise_epoch(descriptor.fd, recorded.epoch if recorded else 0)
+            claim = Claim(self, stem, name, descriptor, epoch)
             files.crash_point(CrashPoint.CLAIM_EPOCH_RAISED)
             self._record(claim, instance_id)
         except BaseException:
@@ -192,6 +195,7 @@ class Claim:
     def __init__(self, claims: Claims, stem: str, name: str, descriptor: locks.Descriptor, epoch: int) -> None:
         self._claims = claims
         self.stem = stem
+        self.kind = ClaimKind(stem.partition("-")[0])
         self.name = name
         self.epoch = epoch
         """Rises at each taking; a store that remembers the highest refuses a former holder."""
@@ -232,6 +236,13 @@ class Claim:
         self.check()
         fence.write(path, data, self.epoch)
 
+    def yield_if_lost(self) -> bool:
+        """Lets go of it if it is no longer ours, so that nothing more is done in its name. Returns whether it did."""
+        if not self.active or self.is_held():
+            return False
+        self._descriptor.close()
+        return True
+
     def release(self) -> None:
         """Gives it up. Idempotent."""
         if not self.active:
@@ -257,8 +268,8 @@ def _stem(kind: ClaimKind, name: str) -> str:
         raise errors.Config(f"a claim's name is text, not {name!r}", key="name") from None
 
 
-def _raise_epoch(fd: int) -> int:
-    epoch = os.fstat(fd).st_size + 1
+def _raise_epoch(fd: int, recorded: int) -> int:
+    epoch = max(os.fstat(fd).st_size, recorded) + 1
     os.ftruncate(fd, epoch)
     os.fsync(fd)
     return epoch
