@@ -168,9 +168,20 @@ def _make(state: StateDir, secret: bytes | None = None) -> bytes:
         try:
             return _read(state)
         except FileNotFoundError:
+            _remove_leftovers(state)  # whoever wrote them had this lock, and no longer has
             secret = secret or os.urandom(_LENGTH)
             files.replace(SECRET, secret.hex().encode() + b"\n", dir_fd=state.fd, writer=str(os.getpid()))
             return secret
+
+
+def _leftovers(state: StateDir) -> list[str]:
+    """Keys half written: they were never anybody's, and are nobody's to read."""
+    return sorted(name for name in os.listdir(state.fd) if name.startswith(f"{SECRET}.") and name.endswith(".tmp"))
+
+
+def _remove_leftovers(state: StateDir) -> None:
+    for name in _leftovers(state):
+        files.remove(name, dir_fd=state.fd)
 
 
 def check(state: StateDir, *, stamp: int, fix: bool = False) -> list[Finding]:
@@ -178,12 +189,13 @@ def check(state: StateDir, *, stamp: int, fix: bool = False) -> list[Finding]:
 
     Live instances notice the new key at their next heartbeat and sign with it from then on.
     """
+    found = [_half_written(state, name, fix=fix) for name in _leftovers(state)]
     if os.environ.get(SECRET_VARIABLE):
-        return []
+        return found
     try:
         _read(state)
     except FileNotFoundError:
-        return []
+        return found
     except errors.State as error:
         finding = Finding(
             code=f"secret-{error.code}",
@@ -192,8 +204,22 @@ def check(state: StateDir, *, stamp: int, fix: bool = False) -> list[Finding]:
             message=error.reason,
             hint="`mnemosyne doctor --fix` sets it aside and makes a new one",
         )
-        return [_replace(state, finding, stamp) if fix else finding]
-    return []
+        found.append(_replace(state, finding, stamp) if fix else finding)
+    return found
+
+
+def _half_written(state: StateDir, name: str, *, fix: bool) -> Finding:
+    finding = Finding(
+        code="leftover-secret",
+        severity=Severity.WARNING,
+        subject=name,
+        message="a writer died while writing it",
+        hint="`mnemosyne doctor --fix` removes it",
+    )
+    if fix:
+        with locks.hold(state, SECRET, _PATIENCE):  # somebody alive may be writing it
+            files.remove(name, dir_fd=state.fd)
+    return finding.mended() if fix else finding
 
 
 def _replace(state: StateDir, finding: Finding, stamp: int) -> Finding:

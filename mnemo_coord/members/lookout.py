@@ -29,6 +29,8 @@ __all__ = ["WATCHED", "Lookout", "neighbours", "retry_delay"]
 _log = logging.getLogger(__name__)
 
 WATCHED: Final = 8
+CLEARING: Final = 16
+"""Polls between two looks for what nobody is registered for any more."""
 _RETRIES: Final = 9
 
 
@@ -61,6 +63,7 @@ class Lookout:
         self._stalled: set[str] = set()
         self._suspects: dict[str, int] = {}
         self._version: tuple[int, ...] | None = None
+        self._polls = 0
         self.on_death: Callable[[Registration], None] = lambda registration: None
 
     def look(self, rung: Iterable[str], *, poll: bool, judge_stalled: bool = True) -> float | None:
@@ -162,6 +165,7 @@ class Lookout:
             self._compare()
             self._version = version
         self._reap_announced()
+        self._clear_leftovers()
         for instance_id in neighbours(self._known, self._own_id, WATCHED):
             self._judge(self._known[instance_id], judge_stalled=judge_stalled)
 
@@ -171,6 +175,13 @@ class Lookout:
             entries = self._registry.read()
             self._dead = {key: registration for key, registration in self._dead.items() if key in entries}
             self._reaper.reap(self._dead.values(), timeout=0.0)
+
+    def _clear_leftovers(self) -> None:
+        """What starts and reapers that died left before anybody watched. One does it for all, now and then: it lists."""
+        self._polls += 1
+        if self._polls % CLEARING == 1 and all(self._own_id < other for other in self._known):
+            for instance_id in self._reaper.leftovers():
+                self._reaper.clear(instance_id)
 
     def _compare(self) -> None:
         entries = self._registry.read()

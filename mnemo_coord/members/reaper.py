@@ -78,8 +78,7 @@ class Reaper:
             return []
 
     def _reap(self, registration: Registration) -> bool:
-        entry = self._registry.read().get(registration.instance_id)
-        if entry is None or entry.registration != registration or self.verdict(registration) is not Verdict.DEAD:
+        if not self.is_registered(registration) or self.verdict(registration) is not Verdict.DEAD:
             return False
         # Not to be had where a forked child still holds it: the id is dead all the same, and is not drawn again while
         # the file exists, so the file stays until the child has ended too.
@@ -104,6 +103,11 @@ class Reaper:
         files.remove(heartbeat.beat_name(instance_id), dir_fd=folder)
         if with_lock:
             files.remove(lock_name(instance_id), dir_fd=folder)
+
+    def is_registered(self, registration: Registration) -> bool:
+        """Whether this very registration is in the registry now."""
+        entry = self._registry.read().get(registration.instance_id)
+        return entry is not None and entry.registration == registration
 
     def leftovers(self) -> list[str]:
         """Ids whose lock file is there and free although nobody is registered under them."""
@@ -172,7 +176,8 @@ def _judged(reaper: Reaper, registration: Registration, *, fix: bool) -> list[Fi
             message=f"its process {pid} has ended without leaving",
             hint="`mnemosyne doctor --fix` frees what it held",
         )
-        mended = fix and bool(reaper.reap([registration], timeout=10.0))
+        # RACE: a live peer may have been faster; then the registry says so.
+        mended = fix and (bool(reaper.reap([registration], timeout=10.0)) or not reaper.is_registered(registration))
         return [finding.mended() if mended else finding]
     if verdict in _REMARKS:
         severity, code, message, hint = _REMARKS[verdict]
