@@ -53,7 +53,8 @@ is_whole() { # whether what is signed has exactly the members of a message, in t
   case $signed in *\\00[0-3]?*) return 1 ;; esac
   string='"([^"\\]|\\(["\\/bfnrt]|u[0-9A-Fa-f]{4}))*"'
   head="^\\{\"id\":\"[A-Za-z0-9_-]{1,64}\",\"from_agent\":$string,\"to_agent\":($string|null)"
-  head="$head,\"message_type\":$string,\"timestamp\":$string,\"payload\":"
+  head="$head,\"message_type\":$string,\"timestamp\":$string"
+  head="$head(,\"reply_to\":\"[A-Za-z0-9_-]{1,64}\")?(,\"expires_ns\":[0-9]{1,18},\"boot_id\":\"[^\"\\]*\")?,\"payload\":"
   text=$(printf %b "$signed")
   payload=$(printf '%s\n' "$text" | sed -E -n "s#$head##p")
   [ -n "$payload" ] && [ "$payload" = "$(printf %s "$payload" | compact)" ]
@@ -72,6 +73,30 @@ check() { # PATH: sets signed, or reason. It is read once: what is verified is w
   reason='is not compact JSON with the members of a message' && is_whole || return
   reason='is addressed to somebody else'
   case $text in *\",\"to_agent\":\"$address\",\"message_type\":*) ;; *) return 1 ;; esac
+}
+
+has_expired() { # whether its time is over: CLOCK_BOOTTIME of its boot, which is what /proc/uptime counts
+  case $text in *',"expires_ns":'*',"boot_id":"'*'","payload":'*) ;; *) return 1 ;; esac
+  rest=${text%%',"payload":'*}
+  boot=${rest##*',"boot_id":"'} rest=${rest##*',"expires_ns":'}
+  read -r this_boot </proc/sys/kernel/random/boot_id
+  [ "${boot%\"}" = "$this_boot" ] || return 0 # nobody can tell how long ago that was
+  look
+  [ "$((now * 10000000))" -ge "${rest%%,*}" ]
+}
+
+was_acknowledged() { # ID
+  for log in "$box/acknowledged" "$box/acknowledged.1"; do
+    ! passes "$log" -type f -links 1 || ! grep -q -x -F -e "$1" "$log" || return 0
+  done
+  return 1
+}
+
+acknowledge() { # FILE ID: the id first, so that it is not handed out again if we die between the two
+  if [ ! -e "$box/acknowledged" ] || passes "$box/acknowledged" -type f -links 1; then
+    printf '\n%s\n' "$2" >>"$box/acknowledged"
+  fi
+  rm -f "$box/claimed/$me.$1"
 }
 
 set_aside() { # FOLDER FILE REASON
@@ -103,12 +128,19 @@ take() { # FILE
     held= # another was first
     return
   fi
-  if check "$box/claimed/$me.$1"; then
-    printf '%b}\n' "$signed" || exit 1 # nobody reads: it is given back
-    rm -f "$box/claimed/$me.$1"
-    taken=$((taken + 1))
-  else
+  if ! check "$box/claimed/$me.$1"; then
     set_aside quarantine "$1" "$reason"
+  else
+    id=${text#*:\"} id=${id%%\"*}
+    if was_acknowledged "$id"; then
+      rm -f "$box/claimed/$me.$1"
+    elif has_expired; then
+      set_aside dead_letter "$1" 'expired: its time was over before it was handled'
+    else
+      printf '%b}\n' "$signed" || exit 1 # nobody reads: it is given back
+      acknowledge "$1" "$id"
+      taken=$((taken + 1))
+    fi
   fi
   held=
 }

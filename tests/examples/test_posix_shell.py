@@ -24,7 +24,7 @@ from unit.kernel import forbidden
 from mnemo_coord import Coordinator, Fleet, Settings
 from mnemo_coord.disk import records
 from mnemo_coord.disk.signing import Purpose
-from mnemo_coord.messages.mailbox import Address
+from mnemo_coord.messages.address import Address
 
 EXAMPLE = support.REPOSITORY / "examples" / "posix-shell"
 FAST = Settings(heartbeat_interval=0.2, poll_interval=0.2)
@@ -275,9 +275,9 @@ def test_receive_refuses_what_it_cannot_do(args: tuple[str, ...], state_dir: Pat
 
 
 def test_names_that_other_programs_choose(state_dir: Path, fleet: Fleet) -> None:
-    fleet.queue.make(Address("worker"))
+    fleet.mailboxes.make(Address("worker"))
     for number, file in enumerate(("-rf.json", "0.json.json", "1.b~4.json", "_x.json")):
-        put(fleet, "worker", file, number)
+        put(fleet, "worker", file, number, id=f"by-hand-{number}")
     left = [put(fleet, "worker", file) for file in (".hidden.json", "no-json", "a b.json", "x~1~2.json", "x~0.json", "é.json")]
     assert [message["payload"] for message in printed(receive(state_dir, "worker"))] == [0, 1, 2, 3]
     assert waiting(state_dir, "worker") == sorted(left)
@@ -345,8 +345,8 @@ def test_what_does_not_verify_is_set_aside_and_the_next_message_arrives(damage: 
 
 def test_signed_is_not_enough(state_dir: Path, fleet: Fleet) -> None:
     """With the fleet's own key: another's mail, an extra member, other members, a number in the place of a text."""
-    fleet.queue.make(Address("worker"))
-    fleet.queue.make(Address("w"))
+    fleet.mailboxes.make(Address("worker"))
+    fleet.mailboxes.make(Address("w"))
     put(fleet, "worker", "0.json", to_agent="w")
     put(fleet, "worker", "1.json", to_agent=None)
     put(fleet, "worker", "2.json", more=1)
@@ -364,7 +364,7 @@ def test_signed_is_not_enough(state_dir: Path, fleet: Fleet) -> None:
 
 def test_what_was_set_aside_before_is_kept(state_dir: Path, fleet: Fleet) -> None:
     long = "x" * 64
-    fleet.queue.make(Address(long))
+    fleet.mailboxes.make(Address(long))
     for _ in range(3):
         spoil(put(fleet, long, "f" * 160 + ".json", 1))
         receive(state_dir, long)
@@ -384,6 +384,20 @@ def test_two_receivers_get_each_message_once(state_dir: Path, fleet: Fleet) -> N
     assert sorted(got) == list(range(20)), one.log + two.log
     assert list(box(state_dir, "@work").rglob("*.json")) == []
     assert not list(state_dir.rglob("*.reason"))
+
+
+def test_what_was_handled_or_has_expired_is_not_printed(state_dir: Path, fleet: Fleet) -> None:
+    """The id of each message is noted before it is removed, by either side, and both look there first."""
+    fleet.send("box", "T", 1, sender="cli", message_id="job-1")
+    assert [message["id"] for message in printed(receive(state_dir, "box"))] == ["job-1"]
+    assert fleet.send("box", "T", 1, sender="cli", message_id="job-1").duplicate
+    put(fleet, "box", "again.json", id="job-1")
+    late = fleet.send("box", "T", 2, sender="cli", ttl=0.001).id
+    kept = fleet.send("box", "T", 3, sender="cli", ttl=1000, reply_to="job-1").id
+    received = receive(state_dir, "box")
+    assert [(message["id"], message["reply_to"]) for message in printed(received)] == [(kept, "job-1")], received.stderr
+    assert [known.fate for known in fleet.fates.of_message(late)] == ["dead-lettered"]
+    assert waiting(state_dir, "box") == []
 
 
 # Dying
@@ -450,7 +464,7 @@ def slow_openssl(place: Path, claimed: Path) -> Path:
 def test_interrupted_it_gives_back_what_it_holds(
     number: signal.Signals, file: str, left: str | None, state_dir: Path, tmp_path: Path, fleet: Fleet
 ) -> None:
-    fleet.queue.make(Address("worker"))
+    fleet.mailboxes.make(Address("worker"))
     put(fleet, "worker", file)
     put(fleet, "worker", "untouched.json")
     place = slow_openssl(tmp_path / "slow", box(state_dir, "worker") / "claimed")
