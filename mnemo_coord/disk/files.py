@@ -39,6 +39,7 @@ __all__ = [
     "read_bounded",
     "remove",
     "replace",
+    "rewrite",
     "ring",
     "write_all",
 ]
@@ -210,6 +211,21 @@ def write_all(fd: int, data: bytes) -> None:
         view = view[written:]
 
 
+def rewrite(fd: int, data: bytes) -> None:
+    """Replaces the content of an open file in place, whole; whoever reads meanwhile may see a part.
+
+    Raises:
+        OSError: it cannot be written, or was written only in part.
+    """
+    written = 0
+    while written < len(data):
+        written += os.pwrite(fd, data[written:], written)
+    if os.fstat(fd).st_size != len(data):
+        os.ftruncate(fd, len(data))
+    if os.pread(fd, len(data) + 1, 0) != data:
+        raise OSError(errno.EIO, "Written only in part")
+
+
 def create(name: str, *, dir_fd: int, flags: int = os.O_WRONLY) -> int:
     """Makes a new empty file with mode 0600, whatever the umask, and opens it.
 
@@ -244,6 +260,8 @@ def publish(
                 crash_point(points[0])
             os.fchmod(fd, FILE_MODE)
             write_all(fd, data)
+            if os.fstat(fd).st_size != len(data):
+                raise OSError(errno.EIO, "Written only in part")
             if durable:
                 os.fsync(fd)
         finally:

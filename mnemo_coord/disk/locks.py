@@ -293,9 +293,12 @@ class LifeLock(Descriptor):
         return status.st_dev, status.st_ino
 
     def write(self, data: bytes) -> None:
-        """Replaces the content, in place."""
-        os.pwrite(self.fd, data, 0)
-        os.ftruncate(self.fd, len(data))
+        """Replaces the content, in place.
+
+        Raises:
+            OSError: it cannot be written now.
+        """
+        files.rewrite(self.fd, data)
 
     def is_held(self) -> bool:
         """Whether this process still holds the file at this path: the check that an owner makes of itself.

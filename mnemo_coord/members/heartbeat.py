@@ -11,6 +11,7 @@ beat means *stalled*. It never means dead.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -105,7 +106,8 @@ class BeatFile:
             record_seq=record_seq,
         )
         sealed = records.seal(beat.to_body(), self.signer, Purpose.HEARTBEAT)
-        os.pwrite(self._file.fd, sealed.ljust(SIZE), 0)
+        if os.pwrite(self._file.fd, sealed.ljust(SIZE), 0) != SIZE:
+            raise OSError(errno.EIO, "A heartbeat was written only in part")
         return beat
 
     def _is_there(self) -> bool:
