@@ -14,7 +14,7 @@ from enum import StrEnum
 from functools import partial
 
 from mnemo_coord import errors
-from mnemo_coord.disk import locks, signing, state_dir
+from mnemo_coord.disk import layout, locks, signing
 from mnemo_coord.disk.clock import SystemClock
 from mnemo_coord.disk.state_dir import StateDir
 from mnemo_coord.findings import Finding, Severity
@@ -65,11 +65,18 @@ def examine(
     except errors.NotFound:
         return Report(findings=())
     state.writable = mends
-    with _closing(state), locks.hold(state, "doctor", 10.0) if mends else nullcontext():
+    with _closing(state), _alone(state) if mends else nullcontext():
         found = [] if only_stale else _ground(state, fix=fix)
         if not any(finding.code.startswith("secret") and not finding.fixed for finding in found):
             found += _fleet(state, settings, fix=fix, only_stale=only_stale)
     return Report(findings=tuple(found))
+
+
+@contextmanager
+def _alone(state: StateDir) -> Iterator[None]:
+    layout.make_way(state, stamp=SystemClock().wall_ns())
+    with locks.hold(state, "doctor", 10.0):
+        yield
 
 
 @contextmanager
@@ -82,7 +89,7 @@ def _closing(state: StateDir) -> Iterator[None]:
 
 def _ground(state: StateDir, *, fix: bool) -> list[Finding]:
     stamp = SystemClock().wall_ns()
-    return [*signing.check(state, stamp=stamp, fix=fix), *state_dir.check(state, stamp=stamp, fix=fix)]
+    return [*signing.check(state, stamp=stamp, fix=fix), *layout.check(state, stamp=stamp, fix=fix)]
 
 
 def _fleet(state: StateDir, settings: Settings | None, *, fix: bool, only_stale: bool) -> list[Finding]:
@@ -119,12 +126,10 @@ def _run(check: Callable[[], list[Finding]]) -> list[Finding]:
     except FileNotFoundError:  # a folder that nobody has needed yet
         return []
     except errors.State as error:
-        return [
-            Finding(
-                code="unreadable",
-                severity=Severity.ERROR,
-                subject=str(error.data.get("path", "")),
-                message=error.message,
-                hint=error.hint,
-            )
-        ]
+        return [_unreadable(str(error.data.get("path", "")), error.message, error.hint)]
+    except OSError as error:
+        return [_unreadable(str(error.filename or ""), (error.strerror or str(error)).lower(), "look at it by hand")]
+
+
+def _unreadable(subject: str, message: str, hint: str) -> Finding:
+    return Finding(code="unreadable", severity=Severity.ERROR, subject=subject, message=message, hint=hint)

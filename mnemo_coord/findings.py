@@ -6,6 +6,7 @@ One path for looking and for mending means that a mend is always of something th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -42,3 +43,11 @@ class Finding:
     def mended(self) -> Finding:
         """The same finding, marked as fixed."""
         return replace(self, fixed=True)
+
+    def mended_by(self, act: Callable[[], object]) -> Finding:
+        """The same finding after ``act`` was tried: marked as fixed, or with what kept it from being fixed."""
+        try:
+            act()
+        except OSError as error:
+            return replace(self, hint=f"it could not be mended: {(error.strerror or str(error)).lower()}")
+        return self.mended()

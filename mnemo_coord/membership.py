@@ -17,8 +17,9 @@ from contextlib import suppress
 from typing import Any
 
 from mnemo_coord import errors
-from mnemo_coord.disk import files, locks, signing
+from mnemo_coord.disk import files, signing
 from mnemo_coord.disk.clock import rfc3339
+from mnemo_coord.disk.file_system import unreliable_file_system
 from mnemo_coord.disk.files import CrashPoint
 from mnemo_coord.disk.state_dir import INSTANCES
 from mnemo_coord.disk.watch import Change, Watch
@@ -93,7 +94,7 @@ class Membership:
         )
 
     def _join(self) -> None:
-        kind = locks.unreliable_file_system(self.fleet.state.fd)
+        kind = unreliable_file_system(self.fleet.state.fd)
         if kind:
             _log.warning(
                 "The state directory %s is on %s, where locks prove nothing: the dead are cleared away only when their "
@@ -148,13 +149,14 @@ class Membership:
         if not state.is_current():
             _log.warning("The state directory %s was replaced or emptied; moving back in", state.path)
             state.reopen()
+            self._lock.move(state.folder(INSTANCES))
             self._seen = ()
         if signing.refresh(self.fleet.signer, state):
             _log.warning("The fleet has a new key; signing with it from now on")
             self._write_record()
             self._seen = ()
         if not self._lock.is_held():
-            self._lock.reacquire(state.folder(INSTANCES))
+            self._lock.reacquire()
             _log.warning("The lock of this instance was lost and has been taken again")
             self.registration = self.registration.changed(lock=self._lock.identity)
             self._write_record()
@@ -265,10 +267,9 @@ class Membership:
         """Gives everything back, in the order in which others may rely on it; the lock is let go last."""
         self._left = True
         self._stop_loops()
-        self._watch.stop()
         self.fleet.registry.lock_timeout = min(self.fleet.registry.lock_timeout, _PARTING_PATIENCE)
         steps = (self._release_claims, self._remove_record, self._release_messages, self._beats.remove)
-        for step in steps:
+        for step in (self._watch.stop, *steps):
             try:
                 step()
             except (errors.CoordinationError, OSError) as error:

@@ -307,6 +307,8 @@ def remove(name: str, *, dir_fd: int) -> bool:
 def ring(name: str, *, dir_fd: int) -> None:
     """Touches a bell: watchers of its folder wake. A bell that is missing is nobody's loss, the poll is underneath."""
     with suppress(OSError):
+        if os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_nlink > 1:
+            return  # somebody's own file under the name of a bell
         os.utime(name, dir_fd=dir_fd, follow_symlinks=False)
 
 

@@ -44,7 +44,6 @@ __all__ = [
     "probe",
     "take",
     "take_descriptor",
-    "unreliable_file_system",
 ]
 
 _SHORTEST_PAUSE: Final = 0.0005
@@ -71,23 +70,6 @@ class Probe:
     state: LockState
     identity: tuple[int, int] | None = None
     """Device and inode of the file that is there now."""
-
-
-_UNRELIABLE: Final = re.compile(r"nfs\d?|cifs|smb\d?|smbfs|9p|fuse(\..+)?|virtiofs|afs|ceph|glusterfs|lustre")
-"""File systems on which a lock that looks free may be held by somebody whom this kernel does not see."""
-
-
-def unreliable_file_system(dir_fd: int) -> str:
-    """The type of the file system of an open folder if locks on it prove nothing, such as ``nfs4``; else an empty string."""
-    device = os.fstat(dir_fd).st_dev
-    wanted = f"{os.major(device)}:{os.minor(device)}"
-    try:
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
-            fields = (line.split(" - ", 1) for line in mounts)
-            kinds = [after.split()[0] for before, after in fields if before.split()[2] == wanted]
-    except (OSError, ValueError, IndexError):
-        return ""
-    return next((kind for kind in kinds if _UNRELIABLE.fullmatch(kind)), "")
 
 
 def take_descriptor(fd: int, timeout: float) -> bool:
@@ -317,15 +299,18 @@ class LifeLock(Descriptor):
             return False
         return mine.st_nlink > 0 and (mine.st_dev, mine.st_ino) == (at_path.st_dev, at_path.st_ino)
 
-    def reacquire(self, dir_fd: int) -> None:
+    def move(self, dir_fd: int) -> None:
+        """Looks for the file in another folder from now on: the one that is where its folder was."""
+        self._dir_fd = dir_fd
+
+    def reacquire(self) -> None:
         """Takes the lock again after `is_held` said no, making the file where it is gone.
 
         Raises:
             errors.LeaseLost: somebody else holds it now.
         """
         self.close()
-        self._dir_fd = dir_fd
-        super().__init__(open_lock_file(self.name, dir_fd))
+        super().__init__(open_lock_file(self.name, self._dir_fd))
         if not take_descriptor(self.fd, _PROBE_PATIENCE):
             holder = _describe(self.fd)
             self.close()

@@ -31,12 +31,11 @@ from typing import TYPE_CHECKING, Final
 
 from mnemo_coord import errors
 from mnemo_coord.disk import files
-from mnemo_coord.findings import Finding, Severity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
-__all__ = ["CLAIMS", "INSTANCES", "LOCKS", "NAME", "QUARANTINE", "QUEUE", "StateDir", "check", "locate"]
+__all__ = ["CLAIMS", "INSTANCES", "LOCKS", "NAME", "QUARANTINE", "QUEUE", "StateDir", "locate"]
 
 _log = logging.getLogger(__name__)
 
@@ -276,81 +275,3 @@ def _exclude_from_git(where: Path) -> None:
             lead = "" if not text or text.endswith("\n") else "\n"
             with exclude.open("a") as stream:
                 stream.write(f"{lead}{_EXCLUDE_LINE}\n")
-
-
-def check(state: StateDir, *, stamp: int, fix: bool = False) -> list[Finding]:
-    """Owner and mode of everything in the state directory, and whatever is no regular file or folder."""
-    return [_mend(state, finding, fd, name, stamp) if fix else finding for finding, fd, name in _odd_entries(state)]
-
-
-def _odd_entries(state: StateDir) -> Iterator[tuple[Finding, int, str]]:
-    for place, dir_fd in _walk(state.fd, ""):
-        if place.startswith((QUARANTINE, f"{QUEUE}/{QUARANTINE}", f"{QUEUE}/dead_letter")):
-            continue  # what lies there was set aside as it was
-        for name in sorted(os.listdir(dir_fd)):
-            with suppress(FileNotFoundError):
-                status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
-                finding = _oddity(f"{place}{name}", status)
-                if finding:
-                    yield finding, dir_fd, name
-
-
-def _walk(fd: int, place: str, depth: int = 4) -> Iterator[tuple[str, int]]:
-    yield place, fd
-    if not depth:
-        return
-    for name in sorted(os.listdir(fd)):
-        if not place and name == "worktrees":
-            continue  # people's files: their modes are their own
-        try:
-            inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
-        except OSError:
-            continue
-        with files.opened(inner):
-            yield from _walk(inner, f"{place}{name}/", depth - 1)
-
-
-def _oddity(subject: str, status: os.stat_result) -> Finding | None:
-    if status.st_uid != os.geteuid():
-        return Finding(
-            code="foreign-owner",
-            severity=Severity.ERROR,
-            subject=subject,
-            message=f"belongs to user {status.st_uid}",
-            hint="find out who put it there, then remove it",
-        )
-    is_folder = stat.S_ISDIR(status.st_mode)
-    if not is_folder and not stat.S_ISREG(status.st_mode):
-        return Finding(
-            code="not-regular",
-            severity=Severity.ERROR,
-            subject=subject,
-            message="is a link, pipe, socket or device",
-            hint="nothing of ours is; `mnemosyne doctor --fix` sets it aside",
-        )
-    if status.st_mode & 0o077 and not subject.startswith("worktrees/"):
-        return Finding(
-            code="mode-too-open",
-            severity=Severity.ERROR,
-            subject=subject,
-            message=f"has mode {stat.S_IMODE(status.st_mode):04o}",
-            hint="`mnemosyne doctor --fix` takes away the rights of others",
-        )
-    return None
-
-
-def _mend(state: StateDir, finding: Finding, dir_fd: int, name: str, stamp: int) -> Finding:
-    if finding.code == "not-regular":
-        # Renamed as it is: what a link points to is never touched.
-        state.set_aside(name, dir_fd=dir_fd, stamp=stamp)
-        return finding.mended()
-    # The key is left to its own room: what others could read has to be replaced, not hidden.
-    if finding.code != "mode-too-open" or name == "secret":
-        return finding
-    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dir_fd)
-    with files.opened(fd):
-        status = os.fstat(fd)
-        if status.st_uid != os.geteuid() or (stat.S_ISREG(status.st_mode) and status.st_nlink > 1):
-            return finding
-        os.fchmod(fd, files.DIR_MODE if stat.S_ISDIR(status.st_mode) else files.FILE_MODE)
-    return finding.mended()

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from mnemo_coord.disk import files
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -47,6 +49,7 @@ class Watch:
         self._wanted: list[_Wanted] = []
         self._armed: dict[str, tuple[Any, Any, tuple[int, int]]] = {}
         self._observer: Any = None
+        self._sentinel: tuple[int, tuple[int, int] | None] = (-1, None)
         self._told = False
 
     @property
@@ -71,7 +74,8 @@ class Watch:
 
     def mend(self) -> None:
         """Arms whatever should be watched and is not. Cheap when all is well."""
-        if self._observer is not None and not self._observer.is_alive():
+        if self._observer is not None and not self._is_sound():
+            # Not stopped: it would write to descriptors that may be somebody else's by now.
             self._observer, self._armed = None, {}
         for wanted in self._wanted:
             if not self._is_armed(wanted):
@@ -98,6 +102,9 @@ class Watch:
         from watchdog.events import FileAttribEvent, FileClosedEvent, FileModifiedEvent
 
         if self._observer is None:
+            files.close_if_same(*self._sentinel)
+            sentinel = os.memfd_create("mnemo-watch")
+            self._sentinel = (sentinel, files.identity(sentinel))
             self._observer = _start_observer()
         kinds = [FileClosedEvent] if wanted.change is Change.CLOSED else [FileModifiedEvent, FileAttribEvent]
         watch = self._observer.schedule(_handler(wanted.wake), wanted.path, recursive=False, event_filter=kinds)
@@ -111,10 +118,16 @@ class Watch:
 
     def stop(self) -> None:
         """Ends the observer's threads."""
+        sound = self._observer is not None and self._is_sound()
         observer, self._observer, self._armed, self._wanted = self._observer, None, {}, []
-        if observer is not None and observer.is_alive():
+        if sound:
             observer.stop()
             observer.join(2.0)
+        files.close_if_same(*self._sentinel)
+
+    def _is_sound(self) -> bool:
+        """Whether the observer works. It does not notice that somebody closed its descriptors, so one of ours stands guard."""
+        return self._observer.is_alive() and files.identity(self._sentinel[0]) == self._sentinel[1]
 
 
 def _start_observer() -> Any:

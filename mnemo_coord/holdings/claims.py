@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from mnemo_coord import errors
@@ -287,7 +288,7 @@ def check(claims: Claims, *, fix: bool = False) -> list[Finding]:
                 message="says that the claim is held, and nobody holds it",
                 hint="`mnemosyne doctor --fix` removes the record; the claim itself is free already",
             )
-            found.append(finding.mended() if fix and claims.clear(stem) else finding)
+            found.append(finding.mended_by(partial(claims.clear, stem)) if fix else finding)
     return found + [_leftover(claims, name, fix=fix) for name in claims.leftovers()]
 
 
@@ -299,6 +300,4 @@ def _leftover(claims: Claims, name: str, *, fix: bool) -> Finding:
         message="its holder died while writing it",
         hint="`mnemosyne doctor --fix` removes it",
     )
-    if fix:
-        files.remove(name, dir_fd=claims.state.folder(CLAIMS))
-    return finding.mended() if fix else finding
+    return finding.mended_by(lambda: files.remove(name, dir_fd=claims.state.folder(CLAIMS))) if fix else finding

@@ -16,6 +16,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from mnemo_coord import errors
@@ -166,7 +167,5 @@ def check(state: StateDir, registered: Mapping[str, Any], *, fix: bool = False) 
                 message="belongs to no instance",
                 hint="`mnemosyne doctor --fix` removes it",
             )
-            if fix:
-                files.remove(name, dir_fd=state.folder(INSTANCES))
-            found.append(finding.mended() if fix else finding)
+            found.append(finding.mended_by(partial(files.remove, name, dir_fd=state.folder(INSTANCES))) if fix else finding)
     return found

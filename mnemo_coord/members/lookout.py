@@ -29,6 +29,8 @@ __all__ = ["WATCHED", "Lookout", "neighbours", "retry_delay"]
 _log = logging.getLogger(__name__)
 
 WATCHED: Final = 8
+PATIENCE: Final = 8
+"""Polls that an instance may be missing, and its process run, before it is taken for gone."""
 CLEARING: Final = 16
 """Polls between two looks for what nobody is registered for any more."""
 _RETRIES: Final = 9
@@ -64,6 +66,7 @@ class Lookout:
         self._suspects: dict[str, int] = {}
         self._version: tuple[int, ...] | None = None
         self._polls = 0
+        self._missing: dict[str, int] = {}
         self.on_death: Callable[[Registration], None] = lambda registration: None
 
     def look(self, rung: Iterable[str], *, poll: bool, judge_stalled: bool = True) -> float | None:
@@ -125,7 +128,23 @@ class Lookout:
 
     def _has_left(self, instance_id: str) -> bool:
         """Whether it is out of the registry and holds nothing: it left, or was reaped. If not to the end, this is the end."""
-        return instance_id not in self._registry.read() and self._clear(instance_id)
+        return instance_id not in self._registry.read() and self._clear(instance_id) and not self._may_come_back(instance_id)
+
+    def _may_come_back(self, instance_id: str) -> bool:
+        """Whether its files are gone, nothing says that it left, and its process runs: then it moves back in by itself.
+
+        The state directory was removed under a live fleet. A process that goes on after its instance left, whose leaving
+        is noted nowhere any more, looks the same: after some polls it is taken for gone.
+        """
+        registration = self._known.get(instance_id)
+        if registration is None or self._how_it_went(instance_id) or not self._reaper.verdict(registration).lives:
+            self._missing.pop(instance_id, None)
+            return False
+        self._missing.setdefault(instance_id, self._polls)
+        return self._polls - self._missing[instance_id] < PATIENCE
+
+    def _how_it_went(self, instance_id: str) -> EventKind | None:
+        return history.how_it_went(self._registry.state, self._registry.signer, instance_id)
 
     def _died(self, registration: Registration) -> None:
         # RACE: it left, and its process ended, between the look at the registry and the look at the process.
@@ -146,7 +165,7 @@ class Lookout:
         self._forget(registration)
         if not known:
             return
-        how = history.how_it_went(self._registry.state, self._registry.signer, registration.instance_id)
+        how = self._how_it_went(registration.instance_id)
         self._publish(how or EventKind.INSTANCE_LEFT, registration)
         if how is EventKind.INSTANCE_DIED:
             self.on_death(registration)
@@ -154,6 +173,7 @@ class Lookout:
     def _forget(self, registration: Registration) -> None:
         self._known.pop(registration.instance_id, None)
         self._suspects.pop(registration.instance_id, None)
+        self._missing.pop(registration.instance_id, None)
         self._stalled.discard(registration.instance_id)
 
     def _publish(self, kind: EventKind, registration: Registration) -> None:
@@ -161,7 +181,7 @@ class Lookout:
 
     def _poll(self, *, judge_stalled: bool) -> None:
         version = self._registry.version()
-        if version != self._version or not version:
+        if version != self._version or not version or self._missing:
             self._compare()
             self._version = version
         self._reap_announced()

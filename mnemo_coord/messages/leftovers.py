@@ -53,9 +53,7 @@ def _expired(queue: Queue, mailbox: Mailbox, *, fix: bool) -> Finding:
         message=f"{len(queue.expired(mailbox))} message(s) wait there whose time is over",
         hint="`mnemosyne doctor --fix` moves them to the dead letters",
     )
-    if fix:
-        queue.sweep(mailbox)
-    return finding.mended() if fix else finding
+    return finding.mended_by(lambda: queue.sweep(mailbox)) if fix else finding
 
 
 def _abandoned(queue: Queue, instance_id: str, *, fix: bool) -> Finding:
@@ -66,9 +64,7 @@ def _abandoned(queue: Queue, instance_id: str, *, fix: bool) -> Finding:
         message="is gone, and its mailbox or messages that it had taken are still there",
         hint="`mnemosyne doctor --fix` hands them on",
     )
-    if fix:
-        queue.release_of(instance_id)
-    return finding.mended() if fix else finding
+    return finding.mended_by(lambda: queue.release_of(instance_id)) if fix else finding
 
 
 def _is_leftover(name: str, state: StateDir, lives: Callable[[str], bool]) -> bool:
@@ -88,9 +84,7 @@ def _half_sent(state: StateDir, name: str, *, fix: bool) -> Finding:
         message="its sender died while writing it; it was never sent",
         hint="`mnemosyne doctor --fix` removes it",
     )
-    if fix:
-        files.remove(name, dir_fd=state.folder(f"{QUEUE}/{TMP}"))
-    return finding.mended() if fix else finding
+    return finding.mended_by(lambda: files.remove(name, dir_fd=state.folder(f"{QUEUE}/{TMP}"))) if fix else finding
 
 
 def _set_aside(state: StateDir, where: str) -> Finding:

@@ -152,8 +152,9 @@ class Mailbox:
         return b"" if self.was_acknowledged(message_id) else None
 
     def is_whole(self) -> bool:
-        """Whether its folders are still there, and open."""
-        return all(files.identity(fd) == opened_as and os.fstat(fd).st_nlink > 0 for fd, opened_as in self._opened)
+        """Whether its folders and its bell are still there, and open."""
+        rings = os.access(BELL, os.F_OK, dir_fd=self._bell, follow_symlinks=False)
+        return rings and all(files.identity(fd) == opened_as and os.fstat(fd).st_nlink for fd, opened_as in self._opened)
 
     def ring(self) -> None:
         """Wakes who watches the bell."""

@@ -35,7 +35,7 @@ from mnemo_coord import Coordinator, Settings, errors
 from mnemo_coord.cli import completion, config, doctor, events, instances, own, receive, send, serve
 from mnemo_coord.cli.main import main
 from mnemo_coord.holdings import ports
-from mnemo_coord.messages.mailbox import Address
+from mnemo_coord.messages.address import Address
 
 LOADED = (completion, config, doctor, events, instances, own, receive, send, serve, ports, mnemo_coord.aio, mnemo_coord.doctor)
 """Loaded before the fork, so that loading them is not measured in each case."""

@@ -352,9 +352,10 @@ def test_stopped_for_minutes_it_keeps_everything(state_dir: Path) -> None:
 
 def test_a_group_that_was_suspended_wakes_up_whole(state_dir: Path, three: list[support.Serve]) -> None:
     """H6. All stop at once for many intervals, as in a suspend; none calls another dead or stalled when it wakes."""
-    for number, one in enumerate(three):
-        for later in three[number + 1 :]:
-            one.wait_for(f"Instance {later.instance_id} (")
+    for one in three:
+        for other in three:
+            if one is not other:
+                one.wait_for(f"Instance {other.instance_id} (")
     before = [one.log for one in three]
     for one in three:
         one.send_signal(signal.SIGSTOP)

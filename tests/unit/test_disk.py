@@ -251,11 +251,11 @@ def test_an_owner_notices_what_it_lost(folder: int) -> None:
     assert lock is not None
     os.unlink("a.lock", dir_fd=folder)
     assert not lock.is_held()
-    lock.reacquire(folder)
+    lock.reacquire()
     assert lock.is_held()
     os.close(lock.fd)  # as a library does that closes everything
     assert not lock.is_held()
-    lock.reacquire(folder)
+    lock.reacquire()
     assert lock.is_held()
 
 

@@ -313,7 +313,7 @@ def test_an_owner_notices_that_its_file_was_deleted(lock: LifeLock, folder: int)
     """H10, R1."""
     os.unlink(NAME, dir_fd=folder)
     assert not lock.is_held()
-    lock.reacquire(folder)
+    lock.reacquire()
     assert lock.is_held()
     assert seen(folder) is LockState.HELD
 
@@ -323,7 +323,7 @@ def test_an_owner_notices_that_its_file_was_replaced(lock: LifeLock, folder: int
     (tmp_path / "folder" / "new").touch(0o600)
     os.rename("new", NAME, src_dir_fd=folder, dst_dir_fd=folder)
     assert not lock.is_held()
-    lock.reacquire(folder)
+    lock.reacquire()
     assert lock.is_held()
 
 
@@ -333,7 +333,7 @@ def test_an_owner_notices_that_the_lock_alone_is_gone(lock: LifeLock, folder: in
     os.dup2(other, lock.fd)
     os.close(other)
     assert not lock.is_held()
-    lock.reacquire(folder)
+    lock.reacquire()
     assert lock.is_held()
 
 
@@ -346,7 +346,7 @@ def test_an_owner_notices_that_all_its_descriptors_were_closed(folder: int, tmp_
     assert not lock.is_held()
     print("closed", flush=True)
     folder = files.open_dir(sys.argv[1])
-    lock.reacquire(folder)
+    lock.reacquire()
     assert lock.is_held()
     print("taken again", flush=True)
     time.sleep(60)
@@ -366,7 +366,7 @@ def test_taking_it_again_leaves_a_strangers_descriptor_alone(lock: LifeLock, fol
     os.dup2(stranger, number)
     try:
         assert not lock.is_held()
-        lock.reacquire(folder)
+        lock.reacquire()
         assert os.fstat(number).st_ino == os.fstat(stranger).st_ino
         assert lock.is_held()
     finally:
@@ -381,11 +381,11 @@ def test_who_cannot_take_it_again_does_not_hold_it(lock: LifeLock, folder: int) 
     assert not lock.is_held()
     for _ in range(2):
         with pytest.raises(errors.LeaseLost, match=f"process {os.getpid()}"):
-            lock.reacquire(folder)
+            lock.reacquire()
         assert not lock.is_held()
     assert other.is_held()
     other.close()
-    lock.reacquire(folder)
+    lock.reacquire()
     assert lock.is_held()
 
 

@@ -16,7 +16,7 @@ import support
 from unit.kernel import need_root
 
 from mnemo_coord import errors
-from mnemo_coord.disk import files
+from mnemo_coord.disk import files, layout
 from mnemo_coord.disk import state_dir as room
 from mnemo_coord.disk.state_dir import StateDir
 
@@ -574,7 +574,7 @@ def test_looking_names_what_is_odd_and_changes_nothing(state: StateDir, tmp_path
     """I22, R17, R20."""
     planted = plant_oddities(state, tmp_path / "target")
     before = support.tree(tmp_path)
-    found = room.check(state, stamp=7)
+    found = layout.check(state, stamp=7)
     assert {finding.subject: finding.code for finding in found} == planted
     assert len(found) == len(planted)
     assert not any(finding.fixed for finding in found)
@@ -586,14 +586,14 @@ def test_mending_mends_all_of_it_and_touches_no_target(state: StateDir, tmp_path
     planted = plant_oddities(state, tmp_path / "target")
     target = support.tree(tmp_path)["target"]
     people = support.tree(state.path / "worktrees")
-    found = room.check(state, stamp=7, fix=True)
+    found = layout.check(state, stamp=7, fix=True)
     assert {finding.subject: finding.code for finding in found if finding.fixed} == planted
     assert support.tree(tmp_path)["target"] == target
     assert support.tree(state.path / "worktrees") == people
     assert mode(state.path / "instances") == 0o700
     assert mode(state.path / "open") == 0o600
     assert sorted(path.name for path in (state.path / "quarantine").iterdir()) == ["link.7", "pipe.7", "set-aside", "socket.7"]
-    assert room.check(state, stamp=8, fix=True) == []
+    assert layout.check(state, stamp=8, fix=True) == []
 
 
 def test_setting_aside_loses_nothing(state: StateDir, tmp_path: Path) -> None:
@@ -601,7 +601,7 @@ def test_setting_aside_loses_nothing(state: StateDir, tmp_path: Path) -> None:
     for name in ("instances", "claims", "locks"):
         state.folder(name)
         (state.path / name / "same").symlink_to(tmp_path / f"target-of-{name}")
-    room.check(state, stamp=7, fix=True)
+    layout.check(state, stamp=7, fix=True)
     kept = {os.readlink(path) for path in (state.path / "quarantine").iterdir()}
     assert kept == {str(tmp_path / f"target-of-{name}") for name in ("instances", "claims", "locks")}
 
@@ -611,7 +611,7 @@ def test_a_hard_link_to_a_file_of_the_user_is_not_tightened(state: StateDir, tmp
     (tmp_path / "target").write_text("precious")
     (tmp_path / "target").chmod(0o644)
     os.link(tmp_path / "target", state.path / "planted")
-    (finding,) = room.check(state, stamp=7, fix=True)
+    (finding,) = layout.check(state, stamp=7, fix=True)
     assert (finding.subject, finding.code, finding.fixed) == ("planted", "mode-too-open", False)
     assert mode(tmp_path / "target") == 0o644
 
@@ -621,7 +621,7 @@ def test_another_users_file_is_named_and_left(state: StateDir) -> None:
     need_root()
     (state.path / "theirs").touch(0o600)
     os.chown(state.path / "theirs", 65534, 65534)
-    (finding,) = room.check(state, stamp=7, fix=True)
+    (finding,) = layout.check(state, stamp=7, fix=True)
     assert (finding.subject, finding.code, finding.fixed) == ("theirs", "foreign-owner", False)
     assert (state.path / "theirs").stat().st_uid == 65534
 
@@ -630,6 +630,6 @@ def test_an_open_key_is_left_to_its_own_check(state: StateDir) -> None:
     """S4. What others could read has to be replaced, not hidden."""
     (state.path / "secret").touch(0o644)
     (state.path / "secret").chmod(0o644)
-    (finding,) = room.check(state, stamp=7, fix=True)
+    (finding,) = layout.check(state, stamp=7, fix=True)
     assert (finding.subject, finding.fixed) == ("secret", False)
     assert mode(state.path / "secret") == 0o644
