@@ -86,31 +86,32 @@ def _walk(fd: int, place: str, depth: int = 4) -> Iterator[tuple[str, int]]:
 
 
 def _oddity(subject: str, status: os.stat_result) -> Finding | None:
+    odd = _what_is_odd(subject, status)
+    if odd is None:
+        return None
+    severity, code, message, hint = odd
+    return Finding(code=code, severity=severity, subject=subject, message=message, hint=hint)
+
+
+def _what_is_odd(subject: str, status: os.stat_result) -> tuple[Severity, str, str, str] | None:
+    """Severity, code, message and hint, or None. What is worse comes first."""
     is_folder, is_file = stat.S_ISDIR(status.st_mode), stat.S_ISREG(status.st_mode)
+    aside = "`mnemosyne doctor --fix` sets it aside"
     if status.st_uid != os.geteuid():
-        return _finding(
-            "foreign-owner", subject, f"belongs to user {status.st_uid}", "find out who put it there, then remove it"
-        )
+        owner = f"belongs to user {status.st_uid}"
+        return (Severity.ERROR, "foreign-owner", owner, "find out who put it there, then remove it")
     if not is_folder and not is_file:
-        message, hint = "is a link, pipe, socket or device", "nothing of ours is; `mnemosyne doctor --fix` sets it aside"
-        return _finding("not-regular", subject, message, hint)
+        return (Severity.ERROR, "not-regular", "is a link, pipe, socket or device", f"nothing of ours is; {aside}")
     if (is_folder and _FILES.fullmatch(subject)) or (is_file and _FOLDERS.fullmatch(subject)):
-        message = "is a folder where a file belongs" if is_folder else "is a file where a folder belongs"
-        return _finding("misplaced", subject, message, "`mnemosyne doctor --fix` sets it aside")
+        what = "is a folder where a file belongs" if is_folder else "is a file where a folder belongs"
+        return (Severity.ERROR, "misplaced", what, aside)
     if is_file and status.st_nlink > 1 and _FILES.fullmatch(subject):
-        message = "has a second hard link: somebody else's file, or ours under another name"
-        return _finding("second-link", subject, message, "`mnemosyne doctor --fix` sets it aside")
+        what = "has a second hard link: it is somebody else's file, or ours under another name"
+        return (Severity.ERROR, "second-link", what, aside)
     if status.st_mode & 0o077 and not subject.startswith("worktrees/"):
-        message, hint = (
-            f"has mode {stat.S_IMODE(status.st_mode):04o}",
-            "`mnemosyne doctor --fix` takes away the rights of others",
-        )
-        return _finding("mode-too-open", subject, message, hint)
+        mode = f"has mode {stat.S_IMODE(status.st_mode):04o}"
+        return (Severity.ERROR, "mode-too-open", mode, "`mnemosyne doctor --fix` takes away the rights of others")
     return None
-
-
-def _finding(code: str, subject: str, message: str, hint: str) -> Finding:
-    return Finding(code=code, severity=Severity.ERROR, subject=subject, message=message, hint=hint)
 
 
 def _mend(state: StateDir, finding: Finding, dir_fd: int, name: str, stamp: int) -> Finding:
