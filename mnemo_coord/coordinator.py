@@ -59,6 +59,7 @@ class Coordinator:
 
     # Coming and going
 
+    @errors.translated
     def register(self, *, api: tuple[str, int] | None = None) -> str:
         """Joins the fleet and returns the instance's id. ``api`` is host and port of an API that is already bound.
 
@@ -77,6 +78,7 @@ class Coordinator:
             raise
         return self.instance_id
 
+    @errors.translated
     def unregister(self) -> None:
         """Leaves the fleet and removes everything that is this instance's own. Idempotent; nothing in a forked child."""
         member, self._member = self._member, None
@@ -123,6 +125,7 @@ class Coordinator:
 
     # Messages
 
+    @errors.translated
     def send(
         self,
         address: str,
@@ -159,10 +162,12 @@ class Coordinator:
             address, message_type, payload, durable=durable, message_id=message_id, reply_to=reply_to, ttl=ttl
         )
 
+    @errors.translated
     def reply(self, message: Message, message_type: str, payload: Any = NO_PAYLOAD, *, durable: bool | None = None) -> Receipt:
         """Answers a message: sends to whoever sent it, with ``reply_to`` set. Raises as `send` does."""
         return self.send(message.from_agent, message_type, payload, durable=durable, reply_to=message.id)
 
+    @errors.translated
     def request(self, address: str, message_type: str, payload: Any = NO_PAYLOAD, *, timeout: float) -> Message:
         """Sends one message and returns the answer to it, the first message whose ``reply_to`` is its id.
 
@@ -176,6 +181,7 @@ class Coordinator:
         """
         return self._here.request(address, message_type, payload, timeout)
 
+    @errors.translated
     def broadcast(
         self,
         message_type: str,
@@ -214,10 +220,12 @@ class Coordinator:
 
     # The fleet
 
+    @errors.translated
     def instances(self) -> list[Instance]:
         """Everybody who is registered, with a verdict."""
         return self.fleet.instances()
 
+    @errors.translated
     def claim(self, name: str, *, timeout: float = 0.0) -> Claim:
         """Takes what one instance of the fleet may hold; the kernel frees it when this process ends.
 
@@ -226,6 +234,7 @@ class Coordinator:
         """
         return self._here.claim(name, timeout)
 
+    @errors.translated
     def lead(self, name: str, *, timeout: float | None = None) -> Claim:
         """Blocks until this instance is the leader of that name; leave the ``with`` block to step down.
 
@@ -245,10 +254,12 @@ class Coordinator:
         """
         return self._here.on_lead(name, callback)
 
+    @errors.translated
     def leader(self, name: str) -> Holder | None:
         """Who leads that name now: ``instance_id``, ``pid``, ``epoch``, ``since``; None when nobody does."""
         return self.fleet.claims.holder(ClaimKind.LEADER, name)
 
+    @errors.translated
     def own(self, path: str | os.PathLike[str], *, retry: float = 0.0) -> owner.OwnerLock:
         """Takes the owner lock of any file: ``<path>.lock``.
 
@@ -257,10 +268,12 @@ class Coordinator:
         """
         return owner.own(path, self.fleet.clock, instance_id=self.instance_id, retry=retry)
 
+    @errors.translated
     def heartbeat(self) -> None:
         """Beats once, and mends what is no longer as it should be. For programs that bring their own loop."""
         self._here.beat()
 
+    @errors.translated
     def cleanup_stale(self) -> list[str]:
         """Reaps every dead instance now. Returns their ids."""
         return self.fleet.cleanup_stale()

@@ -50,6 +50,7 @@ class Report:
         return Status.FIXED if serious else Status.HEALTHY
 
 
+@errors.translated
 def examine(
     path: str | os.PathLike[str] | None = None, *, fix: bool = False, only_stale: bool = False, settings: Settings | None = None
 ) -> Report:

@@ -24,7 +24,9 @@ attributes, and every error survives pickling (the shape is that of coverage.py'
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ClassVar, ParamSpec, Self, TypeVar
 
 __all__ = [
     "Command",
@@ -42,7 +44,12 @@ __all__ = [
     "Unknown",
     "UnknownAddress",
     "Untrusted",
+    "translated",
 ]
+
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
 class CoordinationError(Exception):
@@ -147,6 +154,24 @@ class Unknown(State):
 
     code = "unknown"
     default_hint = "send it again with the same message id: it is handed out once all the same"
+
+
+def translated(operation: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Makes a public operation raise errors of this tree only: what the system refuses becomes a `State`."""
+
+    @wraps(operation)
+    def wrapped(*args: _P.args, **options: _P.kwargs) -> _T:
+        try:
+            return operation(*args, **options)
+        except CoordinationError:  # TimedOut is an OSError too
+            raise
+        except OSError as error:
+            what = (error.strerror or str(error)).lower()
+            named = f"{error.filename}: {what}" if error.filename else what
+            hint = "check permissions, free space and limits of open files"
+            raise State(named, hint=hint, path=str(error.filename or ""), reason=what) from error
+
+    return wrapped
 
 
 class Config(CoordinationError, ValueError):

@@ -54,6 +54,7 @@ class Fleet:
         self._holders: tuple[Entries | None, dict[str, list[Registration]]] = (None, {})
 
     @classmethod
+    @errors.translated
     def open(
         cls,
         state_dir: str | os.PathLike[str] | None = None,
@@ -80,6 +81,7 @@ class Fleet:
 
     # Who is here
 
+    @errors.translated
     def instances(self) -> list[Instance]:
         """Everybody who is registered, with a verdict, in order of registration."""
         entries = self.registry.read().items()
@@ -101,10 +103,12 @@ class Fleet:
             age=evidence.beat_age,
         )
 
+    @errors.translated
     def departed(self) -> list[history.Fact]:
         """What is remembered of who came, left and died, oldest first."""
         return history.read(self.state, self.signer)
 
+    @errors.translated
     def present(self, address: Address) -> bool:
         """Whether somebody alive receives at an address."""
         entries = self.registry.read()
@@ -112,6 +116,7 @@ class Fleet:
             self._holders = (entries, _by_address(entries))
         return any(self.reaper.receives(registration) for registration in self._holders[1].get(address.text, ()))
 
+    @errors.translated
     def lives(self, instance_id: str) -> bool:
         """Whether an instance, or a receiver that holds a lock without being registered, is still there."""
         entry = self.registry.read().get(instance_id)
@@ -119,6 +124,7 @@ class Fleet:
             return self.reaper.verdict(entry.registration) is not liveness.Verdict.DEAD
         return entry is not None or self.reaper.holds_lock(instance_id)
 
+    @errors.translated
     def cleanup_stale(self) -> list[str]:
         """Reaps every dead instance and clears away failed starts. Returns their ids."""
         registrations = [entry.registration for entry in self.registry.read().values() if entry.registration]
@@ -127,6 +133,7 @@ class Fleet:
 
     # What is said
 
+    @errors.translated
     def send(self, address: str, message_type: str, payload: Any = NO_PAYLOAD, *, sender: str, **options: Any) -> Receipt:
         """Sends one message; see `Sender.send`, and `Options` for the rest of what may be asked for.
 
@@ -141,6 +148,7 @@ class Fleet:
             options=Options(**options),
         )
 
+    @errors.translated
     def broadcast(self, message_type: str, payload: Any = NO_PAYLOAD, *, sender: str, **options: Any) -> Receipt:
         """Sends one message to every live instance but the sender; ``options`` as in `send`."""
         return self.sender.broadcast(

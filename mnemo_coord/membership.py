@@ -211,7 +211,7 @@ class Membership:
             self._polled = time.monotonic()
             self._watch.mend()
             # Whoever died with one of our messages in hand was no neighbour of ours, or never registered.
-            self.fleet.queue.recover((address for address in self.receiver.addresses if not address.is_id), self.fleet.lives)
+            self.fleet.queue.recover(self.receiver.addresses, self.instance_id, self.fleet.lives)
             left = settings.poll_interval
         return left if again is None else min(again, left)
 

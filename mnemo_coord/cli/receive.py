@@ -69,7 +69,7 @@ def _take(fleet: Fleet, where: Address, shared: Common, *, timeout: float | None
         while True:
             got = seen
             if time.monotonic() - recovered > _RECOVERY:
-                fleet.queue.recover([where], fleet.lives)  # there may be no instance alive that would do it
+                fleet.queue.recover([where], claimer, fleet.lives)  # there may be no instance alive that would do it
                 recovered = time.monotonic()
             for delivery in fleet.queue.receive([where], claimer):
                 with delivery as message:

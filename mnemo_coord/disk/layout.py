@@ -26,8 +26,8 @@ _FILES: Final = re.compile(
     rf"secret|process_registry\.json|history(\.1)?\.jsonl|(instances|claims|locks)/[^/]+"
     rf"|{QUEUE}/[^/]+/(bell/bell|acknowledged(\.1)?)"
 )
-_KEPT: Final = (f"{QUARANTINE}/", f"{QUEUE}/{QUARANTINE}/", f"{QUEUE}/dead_letter/")
-"""What lies there was set aside as it was."""
+_NOT_OURS: Final = (f"{QUARANTINE}/", f"{QUEUE}/{QUARANTINE}/", f"{QUEUE}/dead_letter/", "worktrees/")
+"""What lies there was set aside as it was, or is people's work: it is not looked at."""
 
 
 def make_way(state: StateDir, *, stamp: int) -> None:
@@ -60,8 +60,6 @@ def check(state: StateDir, *, stamp: int, fix: bool = False) -> list[Finding]:
 
 def _odd_entries(state: StateDir) -> Iterator[tuple[Finding, int, str]]:
     for place, dir_fd in _walk(state.fd, ""):
-        if place.startswith(_KEPT):
-            continue
         for name in sorted(os.listdir(dir_fd)):
             with suppress(FileNotFoundError):
                 status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
@@ -74,9 +72,11 @@ def _walk(fd: int, place: str, depth: int = 4) -> Iterator[tuple[str, int]]:
     yield place, fd
     if not depth:
         return
-    for name in sorted(os.listdir(fd)):
-        if not place and name == "worktrees":
-            continue  # people's files: their modes are their own
+    with os.scandir(fd) as entries:
+        folders = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+    for name in folders:
+        if f"{place}{name}/" in _NOT_OURS:
+            continue
         try:
             inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
         except OSError:

@@ -93,21 +93,35 @@ def hold(state: StateDir, name: str, timeout: float) -> Iterator[None]:
 
     Raises:
         errors.TimedOut: somebody else held it all the time; the message says who.
-        errors.Untrusted: what lies at its path is no lock file of ours.
+        errors.State: it cannot be opened or locked; Untrusted where what lies at its path is no lock file of ours.
     """
-    folder = state.folder(LOCKS)
-    fd = open_lock_file(f"{name}.lock", folder)
-    held = Descriptor(fd)
+    held = _taken(state, name, timeout)
     try:
-        if not take_descriptor(fd, timeout):
-            raise errors.TimedOut(
-                f"{state.path / LOCKS / name}.lock: still held by {_describe(fd)} after {timeout:g} s",
-                hint="try again; if that process hangs, end it",
-                timeout=timeout,
-            )
         yield
     finally:
         held.close()
+
+
+def _taken(state: StateDir, name: str, timeout: float) -> Descriptor:
+    try:
+        held = Descriptor(open_lock_file(f"{name}.lock", state.folder(LOCKS)))
+        try:
+            if take_descriptor(held.fd, timeout):
+                return held
+            who = _describe(held.fd)
+        except BaseException:
+            held.close()
+            raise
+    except errors.State:
+        raise
+    except OSError as error:
+        raise errors.State.at(state.path / LOCKS / f"{name}.lock", (error.strerror or str(error)).lower()) from None
+    held.close()
+    raise errors.TimedOut(
+        f"{state.path / LOCKS / name}.lock: still held by {who} after {timeout:g} s",
+        hint="try again; if that process hangs, end it",
+        timeout=timeout,
+    )
 
 
 def open_lock_file(name: str, folder: int) -> int:

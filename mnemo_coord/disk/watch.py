@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from mnemo_coord.disk import files
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Change", "Watch"]
 
+_PATIENCE: Final = 2.0
+"""Seconds."""
 _log = logging.getLogger(__name__)
 
 
@@ -121,8 +124,10 @@ class Watch:
         sound = self._observer is not None and self._is_sound()
         observer, self._observer, self._armed, self._wanted = self._observer, None, {}, []
         if sound:
-            observer.stop()
-            observer.join(2.0)
+            # Stopping waits, without an end, for a thread that is woken through a pipe: leaving must not depend on it.
+            stopping = threading.Thread(target=_end, args=[observer], name="mnemo-unwatch", daemon=True)
+            stopping.start()
+            stopping.join(_PATIENCE)
         files.close_if_same(*self._sentinel)
 
     def _is_sound(self) -> bool:
@@ -137,6 +142,14 @@ def _start_observer() -> Any:
     observer.daemon = True
     observer.start()
     return observer
+
+
+def _end(observer: Any) -> None:
+    try:
+        observer.stop()
+        observer.join(_PATIENCE)
+    except (OSError, RuntimeError) as error:
+        _log.debug("The observer could not be stopped: %s", error)
 
 
 def _handler(wake: Callable[[str], None]) -> Any:

@@ -12,11 +12,14 @@ some thousands of messages. Both files may be deleted by hand; the window is the
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Final
 
 from mnemo_coord import errors
 from mnemo_coord.disk import files, locks
+
+_log = logging.getLogger(__name__)
 
 __all__ = ["NAME", "OLDER", "WINDOW", "Acknowledged"]
 
@@ -49,6 +52,8 @@ class Acknowledged:
         """
         if not self._is_open():
             self._open(make=True)
+        if self._file.fd < 0:
+            return
         # The line break before it sets it apart from what somebody could not write to the end.
         os.write(self._file.fd, f"\n{message_id}\n".encode())
         if os.fstat(self._file.fd).st_size > WINDOW:
@@ -79,6 +84,9 @@ class Acknowledged:
             if not make:
                 return
             fd = _create(self._dir_fd)
+        except errors.Untrusted as error:
+            _log.warning("%s: messages that were handled before are not recognised", error)
+            return
         self._file = locks.Descriptor(fd)
         self._identity = files.identity(fd)
 

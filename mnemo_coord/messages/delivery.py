@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from mnemo_coord import errors
 from mnemo_coord.messages.address import Address
 from mnemo_coord.messages.file_name import delivery_of
 from mnemo_coord.messages.mailbox import Mailbox
@@ -77,6 +78,7 @@ class Delivery:
         """Says that it has not been handled: it is delivered again, here or to another. Idempotent."""
         self._settle(handled=False)
 
+    @errors.translated
     def _settle(self, *, handled: bool) -> None:
         if not self._settled:
             self._settled = True

@@ -70,7 +70,6 @@ class Mailbox:
         self._last = ""
         self._mutex = threading.Lock()
         self._acknowledged = Acknowledged(root_fd)
-        self._in_hand: set[str] = set()
         self._opened = [(root_fd, files.identity(root_fd))]
         # The descriptors live as long as somebody uses the mailbox: a sender, a delivery that is being handled.
         self.close = weakref.finalize(self, _close, self._opened, self._acknowledged)
@@ -189,14 +188,10 @@ class Mailbox:
 
     def claim(self, file: str, claimer: str) -> bool:
         """Takes a message; False when another receiver was first."""
-        name = f"{claimer}.{file}"
-        if name in self._in_hand:
-            return False  # a name that was used again while its first message is being handled: later
         try:
-            os.rename(file, name, src_dir_fd=self._new, dst_dir_fd=self._claimed)
+            os.rename(file, f"{claimer}.{file}", src_dir_fd=self._new, dst_dir_fd=self._claimed)
         except FileNotFoundError:
             return False
-        self._in_hand.add(name)
         files.crash_point(CrashPoint.MESSAGE_CLAIMED)
         return True
 
@@ -238,17 +233,13 @@ class Mailbox:
 
     def discard(self, file: str, claimer: str) -> bool:
         """Removes a claimed message that need not be handled. False when it was gone."""
-        name = f"{claimer}.{file}"
-        self._in_hand.discard(name)
-        return files.remove(name, dir_fd=self._claimed)
+        return files.remove(f"{claimer}.{file}", dir_fd=self._claimed)
 
     def give_back(self, file: str, claimer: str, *, as_file: str | None = None) -> bool:
         """Puts a claimed message back among the waiting ones; by default as its next delivery."""
         target = next_delivery(file) if as_file is None else as_file
-        name = f"{claimer}.{file}"
-        self._in_hand.discard(name)
         try:
-            os.rename(name, target, src_dir_fd=self._claimed, dst_dir_fd=self._new)
+            os.rename(f"{claimer}.{file}", target, src_dir_fd=self._claimed, dst_dir_fd=self._new)
         except FileNotFoundError:
             return False
         return True
@@ -265,9 +256,7 @@ class Mailbox:
         """Moves a message, claimed or waiting, to ``quarantine/`` or ``dead_letter/`` and says why beside it."""
         if claimer is None:
             return self._keep(self._new, file, file, where, reason)
-        name = f"{claimer}.{file}"
-        self._in_hand.discard(name)
-        return self._keep(self._claimed, name, file, where, reason)
+        return self._keep(self._claimed, f"{claimer}.{file}", file, where, reason)
 
     def _keep(self, source: int, name: str, file: str, where: str, reason: str) -> bool:
         return set_aside.keep(

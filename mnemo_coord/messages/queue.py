@@ -8,7 +8,6 @@ before is dropped: whoever sent it was not sure, or its receiver died between th
 
 from __future__ import annotations
 
-import errno
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -40,7 +39,6 @@ _GRACES: Final = 64
 _AHEAD_NS: Final = 60_000_000_000
 """How far another clock may be ahead before it is worth a word, in nanoseconds."""
 _EXPIRED: Final = "expired: its time was over before it was handled"
-_SCARCE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO})
 
 
 class Queue:
@@ -56,7 +54,10 @@ class Queue:
         self._settings = settings
         self._events = events
         self._empty_since: dict[tuple[str, str], int] = {}
+        self._held: set[tuple[str, str]] = set()
+        """Address and file name of what this process has claimed and not settled."""
         self._in_hand: set[tuple[str, str]] = set()
+        """Address and id of what it has handed out and not settled."""
 
     def receive(self, addresses: Iterable[Address], claimer: str) -> Iterator[Delivery]:
         """What waits at these addresses now, claimed for ``claimer`` one by one as it is asked for."""
@@ -68,9 +69,7 @@ class Queue:
                 self.mailboxes.forget(address)  # removed by hand; its owner makes it again at its next heartbeat
                 continue
             except OSError as error:
-                if error.errno not in _SCARCE:
-                    raise errors.State.at(self._state.path / QUEUE, (error.strerror or str(error)).lower()) from None
-                _log.warning("Cannot read messages now: %s", error)
+                _log.warning("Cannot take messages now: %s", error)
                 continue
             for file in waiting:
                 delivery = self._take(address, mailbox, file, claimer)
@@ -102,8 +101,29 @@ class Queue:
                         yield decode(mailbox.look(file, LIMIT), self.signer, file)
 
     def _take(self, address: Address, mailbox: Mailbox, file: str, claimer: str) -> Delivery | None:
-        if self._in_grace(address, file) or not mailbox.claim(file, claimer):
+        held = (address.text, file)
+        # A name that is used again while its first message is being handled waits, too.
+        if held in self._held or self._in_grace(address, file):
             return None
+        self._held.add(held)
+        delivery = None
+        try:
+            if mailbox.claim(file, claimer):
+                delivery = self._open(address, mailbox, file, claimer)
+        except OSError as error:
+            # Not the message's fault. Where it could not be given back either, the next poll does it (`recover`).
+            _log.warning("Cannot take messages now: %s", error)
+        finally:
+            if delivery is None:
+                self._held.discard(held)
+        return delivery
+
+    def _open(self, address: Address, mailbox: Mailbox, file: str, claimer: str) -> Delivery | None:
+        """The delivery of a claimed message; one that is not to be handed out is seen to.
+
+        Raises:
+            OSError: it cannot be read now.
+        """
         try:
             data = mailbox.read(file, claimer, LIMIT)
             if not data and self._begin_grace(address, file):
@@ -111,28 +131,31 @@ class Queue:
                 return None
             message = decode(data, self.signer, file)
             _check_addressee(message, address, file)
-            if not self._is_wanted(message, address, mailbox, file, claimer):
-                return None
         except errors.State as error:
             self._refuse(address, mailbox, file, claimer, error.reason)
             return None
-        except OSError as error:
-            if error.errno in _SCARCE:
-                # Not the message's fault: it goes back as it was, and the next poll tries again.
-                mailbox.give_back(file, claimer, as_file=file)
-                _log.warning("Cannot read messages now: %s", error)
-                return None
+        except PermissionError as error:
             self._refuse(address, mailbox, file, claimer, f"cannot be read: {error.strerror}")
             return None
+        except OSError:
+            mailbox.give_back(file, claimer, as_file=file)
+            raise
         if self._empty_since:
             self._empty_since.pop((address.text, file), None)
+        if not self._is_wanted(message, address, mailbox, file, claimer):
+            return None
         self._in_hand.add((address.text, message.id))
         self._tell(EventKind.MESSAGE_RECEIVED, claimer, message, delivery=delivery_of(file))
         return Delivery(self, address, mailbox, file, claimer, message)
 
     def _is_wanted(self, message: Message, address: Address, mailbox: Mailbox, file: str, claimer: str) -> bool:
         """Whether a message is to be handed out; one that is not is seen to."""
-        if mailbox.was_acknowledged(message.id):
+        try:
+            handled = mailbox.was_acknowledged(message.id)
+        except OSError:
+            mailbox.give_back(file, claimer, as_file=file)
+            raise
+        if handled:
             _log.info("Dropped a second copy of message %s for %s", message.id, address.text)
             mailbox.discard(file, claimer)
         elif (address.text, message.id) in self._in_hand:
@@ -173,14 +196,15 @@ class Queue:
     def settle(self, delivery: Delivery, *, handled: bool) -> None:
         """Ends a delivery: removes the message, or gives it back for another one."""
         mailbox, message = delivery.mailbox, delivery.message
-        in_hand = (delivery.address, message.id)
-        if not handled:
-            self._in_hand.discard(in_hand)
-            self._return(mailbox, delivery.file, delivery.claimer)
-            return
-        if mailbox.acknowledge(delivery.file, delivery.claimer, message.id):
-            self._tell(EventKind.MESSAGE_ACKNOWLEDGED, delivery.claimer, message)
-        self._in_hand.discard(in_hand)
+        try:
+            if not handled:
+                self._in_hand.discard((delivery.address, message.id))  # before another may take it
+                self._return(mailbox, delivery.file, delivery.claimer)
+            elif mailbox.acknowledge(delivery.file, delivery.claimer, message.id):
+                self._tell(EventKind.MESSAGE_ACKNOWLEDGED, delivery.claimer, message)
+        finally:
+            self._in_hand.discard((delivery.address, message.id))
+            self._held.discard((delivery.address, delivery.file))
 
     def _return(self, mailbox: Mailbox, file: str, claimer: str) -> None:
         if delivery_of(file) < self._settings.max_deliveries:
@@ -221,22 +245,30 @@ class Queue:
             if mine:
                 mailbox.ring()
 
-    def _drop_acknowledged(self, mailbox: Mailbox, claimer: str) -> None:
-        """Removes what a receiver had handled to the end when it died, between noting it and removing it."""
+    def _drop_acknowledged(self, mailbox: Mailbox, claimer: str, only: str | None = None) -> None:
+        """Removes what a receiver had handled to the end, but not removed: between the two steps it died, or could not."""
         for who, file in mailbox.claims():
-            if who == claimer:
+            if who == claimer and only in {None, file}:
                 with suppress(OSError, errors.State):
                     if mailbox.was_acknowledged(decode(mailbox.read(file, who, LIMIT), self.signer, file).id):
                         mailbox.discard(file, who)
 
-    def recover(self, addresses: Iterable[Address], lives: Callable[[str], bool]) -> None:
-        """Gives back what receivers at these addresses had taken who are gone: the poll underneath the reaper."""
+    def recover(self, addresses: Iterable[Address], claimer: str, lives: Callable[[str], bool]) -> None:
+        """Gives back what receivers at these addresses had taken who are gone, and what ``claimer`` itself could not give back.
+
+        This is the poll underneath the reaper.
+        """
         for address in addresses:
             with suppress(FileNotFoundError):
-                claimers = {claimer for claimer, _ in self.mailboxes.open(address).claims()}
-                for claimer in sorted(claimers):
-                    if not lives(claimer):
-                        self._give_back_all(address, claimer)
+                mailbox = self.mailboxes.open(address)
+                for who, file in mailbox.claims():
+                    if who == claimer and (address.text, file) not in self._held:
+                        self._drop_acknowledged(mailbox, claimer, file)
+                        mailbox.give_back(file, claimer, as_file=file)
+                        mailbox.ring()
+                claimers = {who for who, _ in mailbox.claims()} - {claimer}
+                for gone in sorted(who for who in claimers if not lives(who)):
+                    self._give_back_all(address, gone)
 
     def sweep(self, mailbox: Mailbox) -> int:
         """Moves what has expired, in a mailbox that nobody receives from, to the dead letters. Returns how many."""
