@@ -34,7 +34,7 @@ PEER = """
     with Coordinator(sys.argv[1], name="peer", settings=Settings(heartbeat_interval=0.5, poll_interval=3600)) as me:
         me._member._watch.drop(str(me.fleet.state.path / "instances"))
         with me.claim("anchor") as anchor:
-            print("peer", me.instance_id, anchor.epoch, flush=True)
+            print("anchored", me.instance_id, anchor.epoch, flush=True)
             signal.pause()
 """
 
@@ -44,7 +44,7 @@ class Place:
 
     def __init__(self, path: Path, peer: support.Child) -> None:
         self.path = path
-        _, self.peer, anchor = peer.wait_for("peer ").split()
+        _, self.peer, anchor = peer.wait_for("anchored ").split()
         self.anchor = int(anchor)
         self.epoch = 0
 
