@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import members, messages, startup
+from benchmarks import members, messages, scale, startup
 from benchmarks.measure import header
 
 FIGURES = {
@@ -14,6 +14,7 @@ FIGURES = {
     "registration": members.registration,
     "death": members.death,
     "startup": startup.run,
+    "scale": scale.run,
     "serve": startup.serve,
 }
 

@@ -21,7 +21,19 @@ import orjson
 from mnemo_coord import errors
 from mnemo_coord.disk.signing import Purpose, Signer
 
-__all__ = ["MAX_DEPTH", "SEAL_LENGTH", "encodable", "encode", "encode_text", "parse", "reseal", "seal", "unseal", "verified"]
+__all__ = [
+    "MAX_DEPTH",
+    "SEAL_LENGTH",
+    "encodable",
+    "encode",
+    "encode_any",
+    "encode_text",
+    "parse",
+    "reseal",
+    "seal",
+    "unseal",
+    "verified",
+]
 
 MAX_DEPTH: Final = 32
 """How deep a record may nest. A kilobyte of brackets would reach 512."""
@@ -32,6 +44,11 @@ SEAL_LENGTH: Final = len(',"signature":"') + 64 + len('"}')
 
 def encode(value: dict[str, Any]) -> bytes:
     """Compact JSON, members in their order."""
+    return orjson.dumps(value)
+
+
+def encode_any(value: object) -> bytes:
+    """Compact JSON of anything that was parsed."""
     return orjson.dumps(value)
 
 

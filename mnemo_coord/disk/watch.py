@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["Change", "Watch"]
 
 _PATIENCE: Final = 2.0
-"""Seconds."""
+_FIRST_PAUSE: Final = 0.5
+_LONGEST_PAUSE: Final = 60.0
+"""Seconds: until the end of a watch is no longer waited for, and between two tries to begin one."""
 _log = logging.getLogger(__name__)
 
 
@@ -54,6 +57,8 @@ class Watch:
         self._observer: Any = None
         self._sentinel: tuple[int, tuple[int, int] | None] = (-1, None)
         self._told = False
+        self._again_at = float("-inf")
+        self._pause = _FIRST_PAUSE
 
     @property
     def degraded(self) -> bool:
@@ -81,7 +86,8 @@ class Watch:
             # Not stopped: it would write to descriptors that may be somebody else's by now.
             self._observer, self._armed = None, {}
         for wanted in self._wanted:
-            if not self._is_armed(wanted):
+            # At the kernel's limit each try costs a millisecond and more threads: nine hundred instances would do little else.
+            if not self._is_armed(wanted) and time.monotonic() >= self._again_at:
                 self._arm(wanted)
 
     def _is_armed(self, wanted: _Wanted) -> bool:
@@ -97,9 +103,11 @@ class Watch:
             if identity is None:
                 return
             self._armed[wanted.path] = (*self._schedule(wanted), identity)
-            self._told = False
+            self._told, self._pause = False, _FIRST_PAUSE
         except (OSError, KeyError) as error:
             self._complain(wanted.path, error)
+            self._again_at = time.monotonic() + self._pause
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
     def _schedule(self, wanted: _Wanted) -> tuple[Any, Any]:
         from watchdog.events import FileAttribEvent, FileClosedEvent, FileModifiedEvent

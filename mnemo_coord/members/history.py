@@ -69,8 +69,9 @@ def read(state: StateDir, signer: Signer) -> list[Fact]:
 def how_it_went(state: StateDir, signer: Signer, instance_id: str) -> EventKind | None:
     """Whether an instance that is gone left or died; None where the newest lines do not say."""
     gone = {EventKind.INSTANCE_LEFT, EventKind.INSTANCE_DIED}
-    tail = _content(state, NAME)[-_TAIL:]
-    found = (fact.kind for fact in reversed(_facts(tail, signer)) if fact.instance_id == instance_id)
+    about = instance_id.encode()
+    lines = (line for line in reversed(_content(state, NAME)[-_TAIL:].split(b"\n")) if about in line)  # verify only these
+    found = (fact.kind for line in lines for fact in _facts(line, signer) if fact.instance_id == instance_id)
     return next((kind for kind in found if kind in gone), None)
 
 

@@ -29,6 +29,8 @@ __all__ = ["WATCHED", "Lookout", "neighbours", "retry_delay"]
 _log = logging.getLogger(__name__)
 
 WATCHED: Final = 8
+JUDGED: Final = 2
+"""How many of them are looked at closely: whether they make progress, and whether a child holds a dead one's lock."""
 PATIENCE: Final = 8
 """Polls that an instance may be missing, and its process run, before it is taken for gone."""
 CLEARING: Final = 16
@@ -66,6 +68,7 @@ class Lookout:
         self._suspects: dict[str, int] = {}
         self._version: tuple[int, ...] | None = None
         self._polls = 0
+        self._ring: list[str] | None = None
         self._missing: dict[str, int] = {}
         self.on_death: Callable[[Registration], None] = lambda registration: None
 
@@ -99,6 +102,7 @@ class Lookout:
 
     def _arrived(self, registration: Registration) -> None:
         self._known[registration.instance_id] = registration
+        self._ring = None
         self._publish(EventKind.INSTANCE_REGISTERED, registration)
 
     def _inspect(self, instance_id: str) -> None:
@@ -172,6 +176,7 @@ class Lookout:
 
     def _forget(self, registration: Registration) -> None:
         self._known.pop(registration.instance_id, None)
+        self._ring = None
         self._suspects.pop(registration.instance_id, None)
         self._missing.pop(registration.instance_id, None)
         self._stalled.discard(registration.instance_id)
@@ -186,8 +191,16 @@ class Lookout:
             self._version = version
         self._reap_announced()
         self._clear_leftovers()
-        for instance_id in neighbours(self._known, self._own_id, WATCHED):
-            self._judge(self._known[instance_id], judge_stalled=judge_stalled)
+        for distance, instance_id in enumerate(self._neighbours()):
+            registration = self._known.get(instance_id)
+            # Asking for the lock alone costs a fiftieth of the verdict, and it is held as long as its owner lives.
+            if registration and (distance < JUDGED or not self._reaper.holds(registration)):
+                self._judge(registration, judge_stalled=judge_stalled)
+
+    def _neighbours(self) -> list[str]:
+        if self._ring is None:
+            self._ring = neighbours(self._known, self._own_id, WATCHED)
+        return self._ring
 
     def _reap_announced(self) -> None:
         """Whoever was to reap them may have died at it, or been busy with another."""

@@ -54,9 +54,12 @@ class Reaper:
         The lock alone settles nearly every case, at a tenth of the cost of the verdict, and every message asks. Should a
         forked child hold the lock of a dead parent, the message goes to the dead letters when that is noticed.
         """
+        return self.holds(registration) or self.verdict(registration).lives
+
+    def holds(self, registration: Registration) -> bool:
+        """Whether its lock is held. False may also mean that it cannot be told."""
         name = lock_name(registration.instance_id)
-        held = self._probes.is_held(name, registration.lock, dir_fd=self._state.folder(INSTANCES))
-        return held or self.verdict(registration).lives
+        return self._probes.is_held(name, registration.lock, dir_fd=self._state.folder(INSTANCES))
 
     def close(self) -> None:
         """Closes what it keeps open."""

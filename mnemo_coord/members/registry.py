@@ -127,15 +127,34 @@ _TYPES: Final[dict[str, tuple[type, ...]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One member of the registry: the record, if its signature is ours, and what lies there in any case."""
+    """One member of the registry."""
 
-    stored: Any
     registration: Registration | None
+    """None where its signature is not ours."""
 
 
 Entries = dict[str, Entry]
-Stored = dict[str, Any]
+Stored = dict[str, bytes]
 """The members as they lie there, none of them verified: a change has to carry them along, not to believe them."""
+
+
+_HEAD: Final = b'{"version":%d,"instances":{\n' % VERSION
+_TAIL: Final = b"\n}}\n"
+
+
+def _split(data: bytes) -> Stored | None:
+    """The members by their keys, in a file that has a line for each, as we write it; else None.
+
+    Whether they are JSON is not looked at. In JSON they are what a parser finds: no line breaks inside of a text.
+    """
+    if not data.startswith(_HEAD) or not data.endswith(_TAIL):
+        return None
+    found = {}
+    for line in data[len(_HEAD) : -len(_TAIL)].split(b",\n"):
+        if line[:1] != b'"' or line[9:11] != b'":':
+            return None
+        found[line[1:9].decode(errors="replace")] = line[11:]
+    return found
 
 
 class Registry:
@@ -148,7 +167,8 @@ class Registry:
         self.lock_timeout = lock_timeout
         """Seconds that a change waits for the registry's lock."""
         self._cached: tuple[tuple[int, ...], Entries] | None = None
-        self._verified: dict[str, tuple[bytes, Registration]] = {}
+        self._seen: dict[bytes, Entry] = {}
+        """The members of the last look, by their bytes: what has not changed is neither parsed nor verified again."""
 
     # Reading
 
@@ -170,7 +190,8 @@ class Registry:
         if self._cached is not None and version and self._cached[0] == version:
             return self._cached[1]
         try:
-            entries = self._entries(self._parse(self._bytes()))
+            data = self._bytes()
+            entries = self._entries(_split(data) or {}, trusted_only=True) or self._entries(self._parse(data))
         except FileNotFoundError:
             return self.originals()
         except errors.Damaged as error:
@@ -190,24 +211,23 @@ class Registry:
         instances = document.get("instances")
         if document.get("version") != VERSION or not isinstance(instances, dict):
             raise errors.Damaged.at(self.state.path / REGISTRY, "has no version 1 with instances")
-        return instances
+        split = _split(data)
+        # Somebody has reformatted it: encoding a record again gives back the bytes that were signed.
+        return split if split is not None else {key: records.encode_any(member) for key, member in instances.items()}
 
-    def _entries(self, stored: Stored) -> Entries:
-        return {key: self._entry(key, member) for key, member in stored.items()}
-
-    def _entry(self, key: str, stored: Any) -> Entry:
-        sealed = records.reseal(stored)
-        if sealed is None or not isinstance(stored, dict):
-            return Entry(stored, None)
-        known = self._verified.get(key)
-        if known is not None and known[0] == sealed:
-            return Entry(stored, known[1])
-        # Verified are the bytes that the parsed record encodes to, so the parsed record is what was signed.
-        signed = records.verified(sealed, self.signer, Purpose.RECORD)
-        registration = self._from_body(stored, key) if signed else None
-        if registration is not None:
-            self._verified[key] = (sealed, registration)
-        return Entry(stored, registration)
+    def _entries(self, stored: Stored, *, trusted_only: bool = False) -> Entries:
+        """The entries of these members; none with ``trusted_only`` when one of them is not ours, so may not even be JSON."""
+        found, seen = {}, {}
+        known = self._seen
+        for key, member in stored.items():
+            entry = known.get(member)
+            if entry is None or (entry.registration and entry.registration.instance_id != key):
+                entry = Entry(self._open_record(member, key))
+                if entry.registration is None and trusted_only:
+                    return {}
+            found[key] = seen[member] = entry
+        self._seen = seen
+        return found
 
     def _open_record(self, sealed: bytes, instance_id: str) -> Registration | None:
         try:
@@ -240,10 +260,7 @@ class Registry:
         """Everybody, from the lock files."""
         names = (name.removesuffix(".lock") for name in self.state.listing(INSTANCES) if name.endswith(".lock"))
         found = ((name, self.original(name)) for name in names if is_id(name))
-        return {name: self._as_entry(registration) for name, registration in found if registration is not None}
-
-    def _as_entry(self, registration: Registration) -> Entry:
-        return Entry(records.parse(self.seal(registration), registration.instance_id), registration)
+        return {name: Entry(registration) for name, registration in found if registration is not None}
 
     # Changing
 
@@ -267,7 +284,7 @@ class Registry:
         """
 
         def change(stored: Stored) -> None:
-            stored[registration.instance_id] = self._as_entry(registration).stored
+            stored[registration.instance_id] = self.seal(registration)
 
         self._update(change, registration, note)
 
@@ -276,7 +293,7 @@ class Registry:
 
         def change(stored: Stored) -> None:
             found = stored.get(registration.instance_id)
-            if found is not None and self._entry(registration.instance_id, found).registration == registration:
+            if found is not None and self._open_record(found, registration.instance_id) == registration:
                 del stored[registration.instance_id]
 
         self._update(change, registration, note)
@@ -341,16 +358,15 @@ class Registry:
             return self._stored_originals(), False
 
     def _stored_originals(self) -> Stored:
-        return {key: entry.stored for key, entry in self.originals().items()}
+        return {key: self.seal(entry.registration) for key, entry in self.originals().items() if entry.registration}
 
     def _write(self, stored: Stored) -> None:
-        # A line a record: people read this file, and diff it.
-        lines = ",\n".join(f"{records.encode_text(key)}:{records.encode(stored[key]).decode()}" for key in sorted(stored))
-        data = f'{{"version":{VERSION},"instances":{{\n{lines}\n}}}}\n'.encode()
+        # A line a record: people read this file, and diff it, and so do we.
+        lines = b",\n".join(b"%b:%b" % (records.encode_text(key).encode(), stored[key]) for key in sorted(stored))
+        data = _HEAD + lines + _TAIL
         if len(data) > LIMIT:
             raise errors.State.at(self.state.path / REGISTRY, f"would be larger than {LIMIT} bytes")
         files.replace(REGISTRY, data, dir_fd=self.state.fd, writer=str(os.getpid()), points=_POINTS)
-        self._verified = {key: value for key, value in self._verified.items() if key in stored}
 
 
 def check(registry: Registry, *, fix: bool = False) -> list[Finding]:
