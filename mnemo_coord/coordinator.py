@@ -216,7 +216,7 @@ class Coordinator:
 
     def on_event(self, callback: Callable[[Event], None]) -> Callable[[], None]:
         """Calls back for every event of this process. Returns the function that ends it."""
-        return self.events.subscribe(callback)
+        return self._here.on_event(callback)
 
     # The fleet
 

@@ -93,6 +93,11 @@ class Broadcaster:
 
         return unsubscribe
 
+    @property
+    def has_subscribers(self) -> bool:
+        """Whether anybody is called."""
+        return bool(self._subscribers)
+
     def since(self, last_id: int = 0) -> tuple[Event, ...]:
         """The kept events after ``last_id``, oldest first."""
         with self._lock:

@@ -23,7 +23,7 @@ from mnemo_coord.disk.file_system import unreliable_file_system
 from mnemo_coord.disk.files import CrashPoint
 from mnemo_coord.disk.state_dir import INSTANCES
 from mnemo_coord.disk.watch import Change, Watch
-from mnemo_coord.events import EventKind
+from mnemo_coord.events import Event, EventKind
 from mnemo_coord.fleet import Fleet
 from mnemo_coord.holdings.claims import Claim, ClaimKind
 from mnemo_coord.holdings.election import Candidacy, campaign
@@ -58,6 +58,7 @@ class Membership:
         self._seen: tuple[int, ...] = ()
         self._rung: deque[str] = deque()
         self._left = False
+        self._heeding = False
         self._mutex = threading.RLock()
         addresses = [Address(text) for text in (self.instance_id, *filter(None, [name]), *(f"@{role}" for role in roles))]
         self.receiver = Receiver(fleet.queue, addresses, self.instance_id, fleet.events, fleet.settings.poll_interval)
@@ -110,7 +111,6 @@ class Membership:
         files.crash_point(CrashPoint.FIRST_BEAT_WRITTEN)
         self.fleet.registry.put(self.registration, EventKind.INSTANCE_REGISTERED)
         self._seen = self.fleet.registry.version()
-        self._watch.add(str(self.fleet.state.path / INSTANCES), Change.CLOSED, self._on_closed)
         self._beats.announce()
         self._beating.start()
         self._looking.start()
@@ -210,10 +210,28 @@ class Membership:
         if poll:
             self._polled = time.monotonic()
             self._watch.mend()
+            self._heed_deaths()
             # Whoever died with one of our messages in hand was no neighbour of ours, or never registered.
             self.fleet.queue.recover(self.receiver.addresses, self.instance_id, self.fleet.lives)
             left = settings.poll_interval
         return left if again is None else min(again, left)
+
+    def _heed_deaths(self) -> None:
+        """Has the kernel wake us at every death if we are a scout, or somebody here wants to be told of it."""
+        folder = str(self.fleet.state.path / INSTANCES)
+        wanted = self._lookout.is_scout or self.fleet.events.has_subscribers
+        if wanted and not self._heeding:
+            self._watch.add(folder, Change.CLOSED, self._on_closed)
+        elif self._heeding and not wanted:
+            self._watch.drop(folder)
+        self._heeding = wanted
+
+    def on_event(self, callback: Callable[[Event], None]) -> Callable[[], None]:
+        """See `mnemo_coord.Coordinator.on_event`."""
+        unsubscribe = self.fleet.events.subscribe(callback)
+        self._polled = float("-inf")
+        self._looking.wake()
+        return unsubscribe
 
     def _on_closed(self, name: str) -> None:
         self._rung.append(name)

@@ -29,6 +29,7 @@ __all__ = ["WATCHED", "Lookout", "neighbours", "retry_delay"]
 _log = logging.getLogger(__name__)
 
 WATCHED: Final = 8
+SCOUTS: Final = 16
 JUDGED: Final = 2
 """How many of them are looked at closely: whether they make progress, and whether a child holds a dead one's lock."""
 PATIENCE: Final = 8
@@ -69,6 +70,7 @@ class Lookout:
         self._version: tuple[int, ...] | None = None
         self._polls = 0
         self._ring: list[str] | None = None
+        self._scout: bool | None = None
         self._missing: dict[str, int] = {}
         self.on_death: Callable[[Registration], None] = lambda registration: None
 
@@ -102,7 +104,7 @@ class Lookout:
 
     def _arrived(self, registration: Registration) -> None:
         self._known[registration.instance_id] = registration
-        self._ring = None
+        self._ring = self._scout = None
         self._publish(EventKind.INSTANCE_REGISTERED, registration)
 
     def _inspect(self, instance_id: str) -> None:
@@ -176,7 +178,7 @@ class Lookout:
 
     def _forget(self, registration: Registration) -> None:
         self._known.pop(registration.instance_id, None)
-        self._ring = None
+        self._ring = self._scout = None
         self._suspects.pop(registration.instance_id, None)
         self._missing.pop(registration.instance_id, None)
         self._stalled.discard(registration.instance_id)
@@ -196,6 +198,16 @@ class Lookout:
             # Asking for the lock alone costs a fiftieth of the verdict, and it is held as long as its owner lives.
             if registration and (distance < JUDGED or not self._reaper.holds(registration)):
                 self._judge(registration, judge_stalled=judge_stalled)
+
+    @property
+    def is_scout(self) -> bool:
+        """Whether it is one of the few that are to be woken by every death: those with the lowest ids.
+
+        A wake-up is cheap, and a thousand of them are not: on two cores they keep each other, and whoever reaps, waiting.
+        """
+        if self._scout is None:
+            self._scout = sum(other < self._own_id for other in self._known) < SCOUTS
+        return self._scout
 
     def _neighbours(self) -> list[str]:
         if self._ring is None:
