@@ -33,6 +33,7 @@ import os
 import threading
 import weakref
 from contextlib import suppress
+from functools import cached_property
 from typing import TYPE_CHECKING, Final, Self
 
 from mnemo_coord import errors
@@ -73,7 +74,17 @@ class Mailbox:
         self._opened = [(root_fd, files.identity(root_fd))]
         # The descriptors live as long as somebody uses the mailbox: a sender, a delivery that is being handled.
         self.close = weakref.finalize(self, _close, self._opened, self._acknowledged)
-        self._new, self._claimed, self._bell = (_open_into(self._opened, name) for name in (NEW, CLAIMED, BELL))
+        self._new = _open_into(self._opened, NEW)
+
+    # A sender needs neither of these two, and a broadcast opens a thousand mailboxes.
+
+    @cached_property
+    def _claimed(self) -> int:
+        return _open_into(self._opened, CLAIMED)
+
+    @cached_property
+    def _bell(self) -> int:
+        return _open_into(self._opened, BELL)
 
     @classmethod
     def open(cls, address: Address, queue_fd: int) -> Self:
@@ -101,8 +112,8 @@ class Mailbox:
 
     # For the sender
 
-    def publish(self, file: str, data: bytes, *, tmp_name: str, tmp_fd: int, durable: bool) -> None:
-        """Makes a message appear, whole, and rings.
+    def publish(self, file: str, data: bytes, *, tmp_name: str, tmp_fd: int, durable: bool, ring: bool = True) -> None:
+        """Makes a message appear, whole, and rings; without ``ring`` the caller does that.
 
         Raises:
             FileNotFoundError: the mailbox has been removed meanwhile.
@@ -120,7 +131,7 @@ class Mailbox:
         # While our message before this one is unclaimed, a receiver has yet to come for it, and looks again after it has:
         # a burst rings once. Ringing costs a wake-up of the receiver, half as much as all the rest of sending.
         # RACE: claimed after this look, by a receiver that then lists again and finds this one, published before the look.
-        if not (before and self._waits(before)):
+        if ring and not (before and self._waits(before)):
             self.ring()
 
     def _take_back(self, file: str) -> bool:
@@ -152,12 +163,16 @@ class Mailbox:
 
     def is_whole(self) -> bool:
         """Whether its folders and its bell are still there, and open."""
-        rings = os.access(BELL, os.F_OK, dir_fd=self._bell, follow_symlinks=False)
+        try:
+            rings = self._claimed >= 0 and os.access(BELL, os.F_OK, dir_fd=self._bell, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
         return rings and all(files.identity(fd) == opened_as and os.fstat(fd).st_nlink for fd, opened_as in self._opened)
 
     def ring(self) -> None:
-        """Wakes who watches the bell."""
-        files.ring(BELL, dir_fd=self._bell)
+        """Wakes who watches the bell. One that is not there is nobody's loss: receivers poll as well."""
+        with suppress(OSError, errors.State):
+            files.ring(BELL, dir_fd=self._bell)
 
     # For the receiver
 

@@ -7,9 +7,9 @@ under the same id is recognised: it is in its mailbox, in somebody's hands, or h
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from mnemo_coord import errors
 from mnemo_coord.disk import locks, records
@@ -31,6 +31,10 @@ __all__ = ["Options", "Presence", "Sender", "sends_until_recount"]
 
 Presence = Callable[[Address], bool]
 """Tells whether somebody alive receives at an address."""
+
+
+_TOGETHER: Final = 100
+"""Mailboxes that a broadcast keeps open at a time: each costs three descriptors."""
 
 
 def sends_until_recount(waiting: int, limit: int) -> int:
@@ -99,7 +103,7 @@ class Sender:
         if address.is_id and not somebody:
             return Receipt(id=message.id, failed=(_nobody(address),))
         try:
-            duplicate = not self._put(address, message, stamp, sealed, options)
+            duplicate = self._put(address, message, stamp, sealed, options) is None
         except FileNotFoundError:
             return Receipt(id=message.id, failed=(_nobody(address),))
         if not duplicate:
@@ -123,16 +127,21 @@ class Sender:
         """
         message, stamp = self._compose(sender, None, message_type, payload, options)
         sealed = encode(message, self._signer)
-        delivered, failed = [], []
-        for recipient in recipients:
-            address = Address(recipient)
-            try:
-                self._put(address, message, stamp, sealed, options)
-                delivered.append(recipient)
-            except FileNotFoundError:
-                failed.append(_nobody(address))
-            except (errors.Conflict, errors.State) as error:
-                failed.append(Failure(address=recipient, reason=error.message))
+        delivered: list[str] = []
+        failed: list[Failure] = []
+        # Whoever is woken takes the processor: many mailboxes are filled before any bell is rung.
+        for batch in _batches([Address(recipient) for recipient in recipients], _TOGETHER):
+            filled = []
+            for address in batch:
+                try:
+                    filled.append(self._put(address, message, stamp, sealed, options, ring=False))
+                    delivered.append(address.text)
+                except FileNotFoundError:
+                    failed.append(_nobody(address))
+                except (errors.Conflict, errors.State) as error:
+                    failed.append(Failure(address=address.text, reason=error.message))
+            for mailbox in filter(None, filled):
+                mailbox.ring()
         self._tell(sender, message, to=None)
         return Receipt(id=message.id, delivered=tuple(delivered), failed=tuple(failed))
 
@@ -176,17 +185,17 @@ class Sender:
             self._random = (os.getpid(), os.urandom(4).hex())
         return self._random[1]
 
-    def _put(self, address: Address, message: Message, stamp: int, sealed: bytes, options: Options) -> bool:
-        """Publishes a message unless it is there already; False when it is."""
+    def _put(
+        self, address: Address, message: Message, stamp: int, sealed: bytes, options: Options, *, ring: bool = True
+    ) -> Mailbox | None:
+        """Publishes a message and returns its mailbox; None when it was there already."""
         if options.message_id is None:  # a new id: no other message can have it
-            self._publish(address, message, stamp, sealed, durable=options.durable)
-            return True
+            return self._publish(address, message, stamp, sealed, durable=options.durable, ring=ring)
         # RACE: two that send the same message at the same moment: one of them looks when the other has published.
         with locks.hold(self._state, "sending", self._settings.lock_timeout):
-            known = self._copy_of(address, message)
-            if not known:
-                self._publish(address, message, stamp, sealed, durable=options.durable)
-        return not known
+            if self._copy_of(address, message):
+                return None
+            return self._publish(address, message, stamp, sealed, durable=options.durable, ring=ring)
 
     def _copy_of(self, address: Address, message: Message) -> bool:
         try:
@@ -201,27 +210,32 @@ class Sender:
                 raise errors.Conflict(f"another message has the id {message.id!r}", hint="draw a new one for each message")
         return data is not None
 
-    def _publish(self, address: Address, message: Message, stamp: int, sealed: bytes, *, durable: bool | None) -> None:
+    def _publish(
+        self, address: Address, message: Message, stamp: int, sealed: bytes, *, durable: bool | None, ring: bool = True
+    ) -> Mailbox:
         file = file_of(stamp, message.id)
         tmp_name = f"{message.from_agent}.{os.getpid()}.{stamp:016x}"
         synced = self._settings.durable if durable is None else durable
-        for last_try in (False, True):
+        last_try = False
+        while True:
             try:
                 mailbox = self._mailboxes.open(address)
                 self._refuse_full(address, mailbox)
                 tmp_fd = self._state.folder(f"{QUEUE}/{TMP}")
-                return mailbox.publish(file, sealed, tmp_name=tmp_name, tmp_fd=tmp_fd, durable=synced)
+                mailbox.publish(file, sealed, tmp_name=tmp_name, tmp_fd=tmp_fd, durable=synced, ring=ring)
             except FileNotFoundError:
                 # Somebody removed the mailbox, or the whole state directory: one that belongs there is made again.
                 self._mailboxes.forget(address)
                 if last_try or (self._state.is_current() and address.is_id):
                     raise
                 self._reopen()
+                last_try = True
             except errors.Unknown as error:
                 raise errors.Unknown(error.message, id=message.id) from None
             except OSError as error:
                 raise self._failed(error) from None
-        return None
+            else:
+                return mailbox
 
     def _failed(self, error: OSError) -> errors.State:
         return errors.State.at(self._state.path / QUEUE, (error.strerror or str(error)).lower())
@@ -250,6 +264,10 @@ class Sender:
                 from_agent=message.from_agent,
                 to=to,
             )
+
+
+def _batches(addresses: list[Address], size: int) -> Iterator[list[Address]]:
+    return (addresses[start : start + size] for start in range(0, len(addresses), size))
 
 
 def _nobody(address: Address) -> Failure:
