@@ -56,7 +56,7 @@ class Crowd:
         begun = time.monotonic()
         me = Coordinator(self.place)
         me.register()
-        self._say("registered", time.monotonic() - begun)
+        took = time.monotonic() - begun
 
         if not self.pids:  # the first one watches: those that come when the kernel's limit is reached cannot
             me.on_event(self._died)
@@ -66,6 +66,7 @@ class Crowd:
 
         me.on_message(received)
         signal.signal(signal.SIGUSR1, lambda *_: self._say("beat", _cpu_of(me.heartbeat)))
+        self._say("registered", took)
         while True:
             signal.pause()
 

@@ -22,7 +22,7 @@ from mnemo_coord.members.liveness import Verdict
 
 if TYPE_CHECKING:
     from mnemo_coord.members.reaper import Reaper
-    from mnemo_coord.members.registry import Registration, Registry
+    from mnemo_coord.members.registry import Entries, Registration, Registry
 
 __all__ = ["WATCHED", "Lookout", "neighbours", "retry_delay"]
 
@@ -70,7 +70,8 @@ class Lookout:
         self._version: tuple[int, ...] | None = None
         self._polls = 0
         self._ring: list[str] | None = None
-        self._scout: bool | None = None
+        self._rank = 0
+        self._narrow = False
         self._missing: dict[str, int] = {}
         self.on_death: Callable[[Registration], None] = lambda registration: None
 
@@ -104,7 +105,7 @@ class Lookout:
 
     def _arrived(self, registration: Registration) -> None:
         self._known[registration.instance_id] = registration
-        self._ring = self._scout = None
+        self._ring = None
         self._publish(EventKind.INSTANCE_REGISTERED, registration)
 
     def _inspect(self, instance_id: str) -> None:
@@ -134,7 +135,8 @@ class Lookout:
 
     def _has_left(self, instance_id: str) -> bool:
         """Whether it is out of the registry and holds nothing: it left, or was reaped. If not to the end, this is the end."""
-        return instance_id not in self._registry.read() and self._clear(instance_id) and not self._may_come_back(instance_id)
+        absent = bool(self._registry.absent([instance_id]))
+        return absent and self._clear(instance_id) and not self._may_come_back(instance_id)
 
     def _may_come_back(self, instance_id: str) -> bool:
         """Whether its files are gone, nothing says that it left, and its process runs: then it moves back in by itself.
@@ -178,7 +180,7 @@ class Lookout:
 
     def _forget(self, registration: Registration) -> None:
         self._known.pop(registration.instance_id, None)
-        self._ring = self._scout = None
+        self._ring = None
         self._suspects.pop(registration.instance_id, None)
         self._missing.pop(registration.instance_id, None)
         self._stalled.discard(registration.instance_id)
@@ -188,7 +190,7 @@ class Lookout:
 
     def _poll(self, *, judge_stalled: bool) -> None:
         version = self._registry.version()
-        if version != self._version or not version or self._missing:
+        if version != self._version or not version or self._missing or (self._narrow and self._events.has_subscribers):
             self._compare()
             self._version = version
         self._reap_announced()
@@ -205,9 +207,7 @@ class Lookout:
 
         A wake-up is cheap, and a thousand of them are not: on two cores they keep each other, and whoever reaps, waiting.
         """
-        if self._scout is None:
-            self._scout = sum(other < self._own_id for other in self._known) < SCOUTS
-        return self._scout
+        return self._rank < SCOUTS
 
     def _neighbours(self) -> list[str]:
         if self._ring is None:
@@ -217,22 +217,36 @@ class Lookout:
     def _reap_announced(self) -> None:
         """Whoever was to reap them may have died at it, or been busy with another."""
         if self._dead:
-            entries = self._registry.read()
-            self._dead = {key: registration for key, registration in self._dead.items() if key in entries}
+            reaped = self._registry.absent(self._dead)
+            self._dead = {key: registration for key, registration in self._dead.items() if key not in reaped}
             self._reaper.reap(self._dead.values(), timeout=0.0)
 
     def _clear_leftovers(self) -> None:
         """What starts and reapers that died left before anybody watched. One does it for all, now and then: it lists."""
         self._polls += 1
-        if self._polls % CLEARING == 1 and all(self._own_id < other for other in self._known):
+        if self._polls % CLEARING == 1 and self._rank == 0:
             for instance_id in self._reaper.leftovers():
                 self._reaper.clear(instance_id)
 
+    def _seen_now(self) -> Entries:
+        """Who is registered: everybody, for a scout and where somebody wants to be told; else who comes next on the ring."""
+        around = self._registry.around(self._own_id, WATCHED)
+        if around is not None:
+            self._rank = around[0]
+            self._narrow = not self.is_scout and not self._events.has_subscribers
+            if self._narrow:
+                return around[1]
+        return self._registry.read()
+
     def _compare(self) -> None:
-        entries = self._registry.read()
+        entries = self._seen_now()
         present = {key: entry.registration for key, entry in entries.items() if entry.registration and key != self._own_id}
-        for instance_id in [known for known in self._known if known not in present]:
-            if self._has_left(instance_id):
+        missing = [known for known in self._known if known not in present]
+        absent = self._registry.absent(missing) if self._narrow and missing else set(missing)
+        for instance_id in missing:
+            if instance_id not in absent:
+                self._forget(self._known[instance_id])  # it is there, and no neighbour of ours any more
+            elif self._has_left(instance_id):
                 self._gone(self._known[instance_id])
         for instance_id, registration in present.items():
             if instance_id in self._known:

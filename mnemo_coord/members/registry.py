@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -31,14 +31,15 @@ from mnemo_coord.disk.state_dir import INSTANCES, QUARANTINE, StateDir
 from mnemo_coord.events import EventKind
 from mnemo_coord.findings import Finding, Severity
 from mnemo_coord.members import history
+from mnemo_coord.members import registry_text as text
 from mnemo_coord.members.identity import ProcessIdentity, is_id, lock_name
+from mnemo_coord.members.registry_text import Stored
 
 __all__ = ["REGISTRY", "Entries", "Entry", "Registration", "Registry", "check"]
 
 _log = logging.getLogger(__name__)
 
 REGISTRY: Final = "process_registry.json"
-VERSION: Final = 1
 LIMIT: Final = 4 * 1024 * 1024
 """Bytes. A record has about 600, so this is some 7,000 instances; anything larger is not ours."""
 RECORD_LIMIT: Final = 4096
@@ -134,27 +135,6 @@ class Entry:
 
 
 Entries = dict[str, Entry]
-Stored = dict[str, bytes]
-"""The members as they lie there, none of them verified: a change has to carry them along, not to believe them."""
-
-
-_HEAD: Final = b'{"version":%d,"instances":{\n' % VERSION
-_TAIL: Final = b"\n}}\n"
-
-
-def _split(data: bytes) -> Stored | None:
-    """The members by their keys, in a file that has a line for each, as we write it; else None.
-
-    Whether they are JSON is not looked at. In JSON they are what a parser finds: no line breaks inside of a text.
-    """
-    if not data.startswith(_HEAD) or not data.endswith(_TAIL):
-        return None
-    found = {}
-    for line in data[len(_HEAD) : -len(_TAIL)].split(b",\n"):
-        if line[:1] != b'"' or line[9:11] != b'":':
-            return None
-        found[line[1:9].decode(errors="replace")] = line[11:]
-    return found
 
 
 class Registry:
@@ -191,7 +171,7 @@ class Registry:
             return self._cached[1]
         try:
             data = self._bytes()
-            entries = self._entries(_split(data) or {}, trusted_only=True) or self._entries(self._parse(data))
+            entries = self._entries(text.split(data) or {}, trusted_only=True) or self._entries(self._parse(data))
         except FileNotFoundError:
             return self.originals()
         except errors.Damaged as error:
@@ -209,9 +189,9 @@ class Registry:
     def _parse(self, data: bytes) -> Stored:
         document = records.parse(data, str(self.state.path / REGISTRY))
         instances = document.get("instances")
-        if document.get("version") != VERSION or not isinstance(instances, dict):
+        if document.get("version") != text.VERSION or not isinstance(instances, dict):
             raise errors.Damaged.at(self.state.path / REGISTRY, "has no version 1 with instances")
-        split = _split(data)
+        split = text.split(data)
         # Somebody has reformatted it: encoding a record again gives back the bytes that were signed.
         return split if split is not None else {key: records.encode_any(member) for key, member in instances.items()}
 
@@ -243,6 +223,29 @@ class Registry:
         except (ValueError, TypeError, OverflowError):
             return None
         return found if found.instance_id == instance_id else None
+
+    def around(self, own_id: str, count: int) -> tuple[int, Entries] | None:
+        """How many ids are below this one, and the ``count`` entries that follow it on the ring; see `registry_text.around`.
+
+        The others are not looked at: of a thousand entries that is a tenth of the work, and everybody has it at each change.
+        """
+        try:
+            found = text.around(self._bytes(), own_id, count)
+        except (OSError, errors.State):
+            return None
+        return None if found is None else (found[0], self._entries(found[1]))
+
+    def absent(self, ids: Iterable[str]) -> set[str]:
+        """Which of these ids are not in the registry; cheaper than reading it."""
+        try:
+            data = self._bytes()
+            found = {wanted: text.has(data, wanted) for wanted in ids}
+        except (OSError, errors.State):
+            found = dict.fromkeys(ids)
+        if None in found.values():
+            entries = self.read()
+            return {wanted for wanted in found if wanted not in entries}
+        return {wanted for wanted, there in found.items() if not there}
 
     def original(self, instance_id: str) -> Registration | None:
         """The record in an instance's own lock file."""
@@ -361,9 +364,7 @@ class Registry:
         return {key: self.seal(entry.registration) for key, entry in self.originals().items() if entry.registration}
 
     def _write(self, stored: Stored) -> None:
-        # A line a record: people read this file, and diff it, and so do we.
-        lines = b",\n".join(b"%b:%b" % (records.encode_text(key).encode(), stored[key]) for key in sorted(stored))
-        data = _HEAD + lines + _TAIL
+        data = text.join(stored)
         if len(data) > LIMIT:
             raise errors.State.at(self.state.path / REGISTRY, f"would be larger than {LIMIT} bytes")
         files.replace(REGISTRY, data, dir_fd=self.state.fd, writer=str(os.getpid()), points=_POINTS)

@@ -382,7 +382,7 @@ def test_a_rewrite_that_fails_leaves_the_old_content(fault: str, state_dir: Path
         assert done.returncode != 0 or registry.read_bytes() != before
         assert "Traceback" not in done.stderr
     else:
-        done = support.run("--dir", state_dir, "doctor", "--cleanup-stale", prefix=["prlimit", "--nofile=14"])
+        done = support.run("--dir", state_dir, "doctor", "--cleanup-stale", prefix=["prlimit", "--nofile=9"])
         assert done.returncode != 0
         assert "Traceback" not in done.stderr
     assert json.loads(registry.read_text())["version"] == 1

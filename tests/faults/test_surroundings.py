@@ -192,7 +192,7 @@ import sys, time
 from mnemo_coord import Coordinator
 with Coordinator(sys.argv[1], name="inbox") as me:
     me.on_event(lambda event: print(event.kind, event.instance_id, flush=True))
-    me.on_message(lambda message: print("got", message.payload, flush=True))
+    me.on_message(lambda message: print(f"got {message.payload}\\n", end="", flush=True))
     print("in", me.instance_id, flush=True)
     time.sleep(60)
 """
@@ -453,7 +453,7 @@ import os, sys, time
 from mnemo_coord import Coordinator
 me = Coordinator(sys.argv[1], name="closed")
 me.register()
-me.on_message(lambda message: print("got", message.message_type, flush=True))
+me.on_message(lambda message: print(f"got {message.message_type}\\n", end="", flush=True))
 print("in", me.instance_id, flush=True)
 while not os.path.exists(sys.argv[2]):
     time.sleep(0.01)
