@@ -17,6 +17,7 @@ import hashlib
 import hmac
 import os
 import re
+import time
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
@@ -36,6 +37,8 @@ SECRET: Final = "secret"
 _LENGTH: Final = 32
 _LEAST: Final = 16
 _PATIENCE: Final = 10.0
+GRACE: Final = 30.0
+"""Seconds, of several heartbeats: by then every live instance signs with the new key."""
 _GONE: Final = (0, 0)
 _SALT: Final = b"mnemosyne/v1"
 _TEXT: Final = re.compile(rb"([0-9a-f]{64})\n?")
@@ -56,10 +59,19 @@ class Signer:
     """Signs and verifies with one secret."""
 
     def __init__(self, secret: bytes, version: tuple[int, int] | None = None) -> None:
+        self.secret = b""
+        self._before: tuple[Signer, float] | None = None
         self.adopt(secret, version)
 
     def adopt(self, secret: bytes, version: tuple[int, int] | None) -> None:
-        """Signs with another secret from now on. ``version`` tells which file it came from; None: from no file."""
+        """Signs with another secret from now on. ``version`` tells which file it came from; None: from no file.
+
+        What was signed with the one before is still accepted for `GRACE` seconds: others have yet to notice the new one.
+        """
+        before = self._before
+        if self.secret not in {b"", secret}:
+            before = (Signer(self.secret), time.monotonic() + GRACE)
+        self._before = before
         self.secret = secret
         self.version = version
         self.key_id = hashlib.sha256(secret).hexdigest()[:8]
@@ -88,7 +100,11 @@ class Signer:
 
     def verify(self, purpose: Purpose, data: bytes, signature: bytes) -> bool:
         """Whether the signature is ours, in constant time."""
-        return hmac.compare_digest(self.sign(purpose, data), signature)
+        if hmac.compare_digest(self.sign(purpose, data), signature):
+            return True
+        if self._before is None or time.monotonic() > self._before[1]:
+            return False
+        return self._before[0].verify(purpose, data, signature)
 
 
 def load(state: StateDir, environ: Mapping[str, str] | None = None) -> Signer:

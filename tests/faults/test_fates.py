@@ -545,3 +545,24 @@ def test_a_message_from_the_future_is_remarked(state_dir: Path, caplog: pytest.L
     with Fleet.open(state_dir) as fleet:
         assert len(take(fleet, "inbox")) == 1
     assert "in the future" in caplog.text
+
+
+def test_a_new_key_loses_no_message_on_its_way(state_dir: Path) -> None:
+    """F9. What was signed with the old key is accepted for a while by those who knew it; nobody counts as dead."""
+    with (
+        Coordinator(state_dir, name="old", settings=FAST) as old,
+        Coordinator(state_dir, name="late", settings=Settings(heartbeat_interval=60, poll_interval=0.2)) as late,
+    ):
+        (state_dir / "secret").write_text("0123456789abcdef" * 4 + "\n")
+        before = old.fleet.signer.key_id
+        support.wait_until(lambda: old.fleet.signer.key_id != before)
+        late.send("old", "OldKey", 1)  # it has not noticed yet
+        (delivery,) = old.receive(timeout=5)
+        with delivery as message:
+            assert message.message_type == "OldKey"
+        assert {instance.status for instance in old.instances()} == {"alive"}
+        assert old.cleanup_stale() == []
+        late.heartbeat()
+        old.send("late", "NewKey", 2)
+        (delivery,) = late.receive(timeout=5)
+        delivery.acknowledge()
