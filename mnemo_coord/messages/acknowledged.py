@@ -27,6 +27,29 @@ NAME: Final = "acknowledged"
 OLDER: Final = "acknowledged.1"
 WINDOW: Final = 128 * 1024
 """Bytes after which a file becomes the older one: about 4,500 ids."""
+_LOOKS: Final = 8
+_FLAGS: Final = os.O_RDWR | os.O_APPEND
+
+
+class _Half:
+    """One of the two files, as far as it has been read."""
+
+    def __init__(self, fd: int) -> None:
+        self.file = locks.Descriptor(fd)
+        self.identity = files.identity(fd)
+        self.ids: set[str] = set()
+        self._read_to = 0
+
+    def read_on(self) -> None:
+        """Reads what was appended since."""
+        size = os.fstat(self.file.fd).st_size
+        while self._read_to < size:
+            data = os.pread(self.file.fd, WINDOW, self._read_to)
+            whole = data[: data.rfind(b"\n") + 1]  # RACE: another may be writing the last one this instant
+            if not whole:
+                return
+            self.ids.update(whole.decode("ascii", errors="replace").split())
+            self._read_to += len(whole)
 
 
 class Acknowledged:
@@ -34,15 +57,17 @@ class Acknowledged:
 
     def __init__(self, dir_fd: int) -> None:
         self._dir_fd = dir_fd
-        self._file = locks.Descriptor(-1)
-        self._identity: tuple[int, int] | None = None
-        self._read_to = 0
-        self._ids: set[str] = set()
-        self._older: set[str] = set()
+        self._newer: _Half | None = None
+        self._older: _Half | None = None
 
     def __contains__(self, message_id: str) -> bool:
-        self._catch_up()
-        return message_id in self._ids or message_id in self._older
+        if not self._is_current():
+            self._open()
+        # RACE: a receiver that is about to append when another turns the log over appends to the older one.
+        halves = [half for half in (self._newer, self._older) if half is not None]
+        for half in halves:
+            half.read_on()
+        return any(message_id in half.ids for half in halves)
 
     def add(self, message_id: str) -> None:
         """Records one id.
@@ -50,79 +75,69 @@ class Acknowledged:
         Raises:
             OSError: it cannot be written now, on a full disk for example.
         """
-        if not self._is_open():
-            self._open(make=True)
-        if self._file.fd < 0:
-            return
+        if self._newer is None or not self._is_current():
+            self._open()
+        if self._newer is None:
+            self._newer = _Half(self._create())
         # The line break before it sets it apart from what somebody could not write to the end.
-        os.write(self._file.fd, f"\n{message_id}\n".encode())
-        if os.fstat(self._file.fd).st_size > WINDOW:
+        os.write(self._newer.file.fd, f"\n{message_id}\n".encode())
+        if os.fstat(self._newer.file.fd).st_size > WINDOW:
             self._turn_over()
 
-    def _is_open(self) -> bool:
-        """Whether the file that is open is the one at the path. RACE: another receiver may turn it over at any time."""
-        if not self._file.is_open:
-            return False
+    def _is_current(self) -> bool:
+        """Whether what is open is what lies at the path. RACE: another receiver may turn it over at any time."""
+        there = self._at(NAME)
+        if self._newer is None:
+            return there is None and (self._older is None) is (self._at(OLDER) is None)
+        return self._newer.file.is_open and self._newer.identity == there
+
+    def _at(self, name: str) -> tuple[int, int] | None:
         try:
-            at_path = os.stat(NAME, dir_fd=self._dir_fd, follow_symlinks=False)
+            status = os.stat(name, dir_fd=self._dir_fd, follow_symlinks=False)
         except OSError:
-            return False
-        return (at_path.st_dev, at_path.st_ino) == self._identity
+            return None
+        return status.st_dev, status.st_ino
 
-    def _catch_up(self) -> None:
-        if not self._is_open():
-            self._open(make=False)
-        if self._file.fd >= 0:
-            self._read_on()
-
-    def _open(self, *, make: bool) -> None:
-        self.close()
-        self._ids, self._older, self._read_to = set(), set(_ids(_content(self._dir_fd))), 0
-        try:
-            fd = files.open_regular(NAME, os.O_RDWR | os.O_APPEND, dir_fd=self._dir_fd)
-        except FileNotFoundError:
-            if not make:
+    def _open(self) -> None:
+        """Opens both as they are now; what was read before is not read again."""
+        for _ in range(_LOOKS):
+            # RACE: turned over between the two, the newer one would be read as the older one, and the older one not at all.
+            before = (self._newer, self._older)
+            self._newer, self._older = self._half(NAME), self._half(OLDER)
+            for half in before:
+                if half is not None and half not in {self._newer, self._older}:
+                    half.file.close()
+            if self._at(NAME) == (self._newer.identity if self._newer else None):
                 return
-            fd = _create(self._dir_fd)
+
+    def _half(self, name: str) -> _Half | None:
+        try:
+            fd = files.open_regular(name, _FLAGS, dir_fd=self._dir_fd)
+        except FileNotFoundError:
+            return None
         except errors.Untrusted as error:
             _log.warning("%s: messages that were handled before are not recognised", error)
-            return
-        self._file = locks.Descriptor(fd)
-        self._identity = files.identity(fd)
+            return None
+        for half in (self._newer, self._older):
+            if half is not None and half.file.is_open and half.identity == files.identity(fd):
+                os.close(fd)
+                return half
+        return _Half(fd)
 
-    def _read_on(self) -> None:
-        size = os.fstat(self._file.fd).st_size
-        if size <= self._read_to:
-            return
-        data = os.pread(self._file.fd, min(size - self._read_to, 2 * WINDOW), self._read_to)
-        whole = data[: data.rfind(b"\n") + 1]  # RACE: another may be writing the last one this instant
-        self._ids.update(_ids(whole))
-        self._read_to += len(whole)
+    def _create(self) -> int:
+        try:
+            return files.create(NAME, dir_fd=self._dir_fd, flags=_FLAGS)
+        except FileExistsError:  # RACE: another receiver made it
+            return files.open_regular(NAME, _FLAGS, dir_fd=self._dir_fd)
 
     def _turn_over(self) -> None:
         """Begins a new file. Whoever has the lock of the old one does it; the others find the new one at their next look."""
-        if locks.take_descriptor(self._file.fd, 0.0) and self._is_open():
+        if self._newer is not None and locks.take_descriptor(self._newer.file.fd, 0.0) and self._is_current():
             os.rename(NAME, OLDER, src_dir_fd=self._dir_fd, dst_dir_fd=self._dir_fd)
 
     def close(self) -> None:
-        """Closes the file. Idempotent."""
-        self._file.close()
-        self._identity = None
-
-
-def _create(dir_fd: int) -> int:
-    try:
-        return files.create(NAME, dir_fd=dir_fd, flags=os.O_RDWR | os.O_APPEND)
-    except FileExistsError:  # RACE: another receiver made it
-        return files.open_regular(NAME, os.O_RDWR | os.O_APPEND, dir_fd=dir_fd)
-
-
-def _content(dir_fd: int) -> bytes:
-    try:
-        return files.read_bounded(OLDER, 4 * WINDOW, dir_fd=dir_fd)
-    except (OSError, errors.State):
-        return b""
-
-
-def _ids(data: bytes) -> list[str]:
-    return data.decode("ascii", errors="replace").split()
+        """Closes the files. Idempotent."""
+        for half in (self._newer, self._older):
+            if half is not None:
+                half.file.close()
+        self._newer = self._older = None

@@ -235,16 +235,23 @@ class Mailbox:
     def acknowledge(self, file: str, claimer: str, message_id: str) -> bool:
         """Removes a claimed message: it has been handled. False when it was gone."""
         files.crash_point(CrashPoint.MESSAGE_HANDLED)
+        noted = self._note(message_id)
+        files.crash_point(CrashPoint.MESSAGE_ACK_NOTED)
+        removed = self.discard(file, claimer)
+        if not noted:
+            self._note(message_id)  # on a full disk, there is room now
+        files.crash_point(CrashPoint.MESSAGE_ACKNOWLEDGED)
+        return removed
+
+    def _note(self, message_id: str) -> bool:
+        """Notes an id as acknowledged. A full disk keeps nobody from emptying his mailbox: then it goes without."""
         try:
             with self._mutex:
                 self._acknowledged.add(message_id)
         except (OSError, errors.State) as error:
-            # A full disk keeps nobody from emptying his mailbox; only a second copy of this one would not be recognised.
             _log.debug("Cannot note that %s was acknowledged: %s", message_id, error)
-        files.crash_point(CrashPoint.MESSAGE_ACK_NOTED)
-        removed = self.discard(file, claimer)
-        files.crash_point(CrashPoint.MESSAGE_ACKNOWLEDGED)
-        return removed
+            return False
+        return True
 
     def discard(self, file: str, claimer: str) -> bool:
         """Removes a claimed message that need not be handled. False when it was gone."""

@@ -207,6 +207,29 @@ def test_the_window_of_acknowledged_ids_is_bounded(fleet: Fleet, state_dir: Path
         assert 60 <= len(remembered) <= 160
 
 
+def test_what_was_noted_is_seen_while_the_log_is_turned_over(state_dir: Path, tmp_path: Path) -> None:
+    """I5. Several receivers note and turn over; whoever looks right after a note finds it."""
+    code = """
+        import os, sys
+        from mnemo_coord.messages import acknowledged
+        acknowledged.WINDOW = 30_000
+        folder = os.open(sys.argv[1], os.O_RDONLY)
+        writer, reader = acknowledged.Acknowledged(folder), acknowledged.Acknowledged(folder)
+        missed = 0
+        for number in range(30_000):
+            writer.add(f"{sys.argv[2]}-{number}")
+            missed += f"{sys.argv[2]}-{number}" not in reader
+        print("missed", missed, len(os.listdir("/proc/self/fd")), flush=True)
+    """
+    state_dir.mkdir()
+    receivers = [support.python(code, tmp_path / "out", state_dir, name) for name in "abc"]
+    assert [receiver.wait() for receiver in receivers] == [0, 0, 0], receivers[0].log
+    for receiver in receivers:
+        _, missed, descriptors = receiver.printed.split()
+        assert int(missed) == 0
+        assert int(descriptors) < 16, "none leaks"
+
+
 def test_a_torn_line_of_the_log_spoils_no_other(fleet: Fleet, state_dir: Path) -> None:
     (box, sent) = (state_dir / "coordination_queue" / Address("inbox").folder, fleet.send("inbox", "W", 1, sender=SENDER).id)
     (box / acknowledged.NAME).write_bytes(b"\n0000torn")
@@ -566,3 +589,20 @@ def test_a_new_key_loses_no_message_on_its_way(state_dir: Path) -> None:
         old.send("late", "NewKey", 2)
         (delivery,) = late.receive(timeout=5)
         delivery.acknowledge()
+
+
+def test_a_note_that_does_not_fit_is_made_once_there_is_room(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Q29. Removing the message makes room on a full disk: its id is noted then."""
+    sent = fleet.send("inbox", "Work", 1, sender=SENDER).id
+    real, tries = acknowledged.Acknowledged.add, []
+
+    def full_at_first(log: acknowledged.Acknowledged, message_id: str) -> None:
+        tries.append(message_id)
+        if len(tries) == 1:
+            raise OSError(28, "No space left on device")
+        real(log, message_id)
+
+    monkeypatch.setattr(acknowledged.Acknowledged, "add", full_at_first)
+    assert [message.id for message in take(fleet, "inbox")] == [sent]
+    assert tries == [sent, sent]
+    assert fates(fleet, sent) == ["acknowledged"]
