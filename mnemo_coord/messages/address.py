@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Self
@@ -10,7 +12,7 @@ from typing import Final, Self
 from mnemo_coord import errors
 from mnemo_coord.members.identity import check_name, check_role, is_id
 
-__all__ = ["Address"]
+__all__ = ["Address", "boxes"]
 
 _BOX: Final = re.compile(r"(name|role)-((?:[0-9a-f]{2}){1,64})", re.ASCII)
 
@@ -61,3 +63,11 @@ class Address:
             return self.text
         kind = "role" if self.text.startswith("@") else "name"
         return f"{kind}-{self.text.removeprefix('@').encode().hex()}"
+
+
+def boxes(queue_fd: int) -> Iterator[Address]:
+    """The address of every mailbox there is."""
+    for folder in sorted(os.listdir(queue_fd)):
+        address = Address.of_box(folder)
+        if address is not None:
+            yield address

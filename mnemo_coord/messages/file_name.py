@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-__all__ = ["PATTERN", "delivery_of", "file_of", "is_message", "is_of", "next_delivery", "stamp_of"]
+__all__ = ["PATTERN", "delivery_of", "file_of", "ids_of", "is_message", "is_of", "next_delivery", "stamp_of"]
 
 PATTERN: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,159}?(?:~([1-9][0-9]{0,8}))?\.json", re.ASCII)
 _STAMP: Final = 16
@@ -30,8 +30,13 @@ def file_of(stamp: int, message_id: str) -> str:
 
 def is_of(file: str, message_id: str) -> bool:
     """Whether a name is one that `file_of` gave to a message with this id, or that of a later delivery."""
+    return message_id in ids_of(file)
+
+
+def ids_of(file: str) -> tuple[str, ...]:
+    """The ids that the message in a file may have, by its name: one given by its sender stands behind the stamp."""
     stem = file.removesuffix(".json").partition("~")[0]
-    return message_id in {stem, stem[_STAMP + 1 :]}
+    return (stem,) if stamp_of(file) is None else (stem, stem[_STAMP + 1 :])
 
 
 def delivery_of(file: str) -> int:

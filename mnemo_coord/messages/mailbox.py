@@ -8,6 +8,7 @@
     ├── role-<hex>/                mailbox of a role; worked by all its holders, each message by one
     │   ├── new/<stamp>-<rest>.json        published, in order of the names
     │   ├── claimed/<claimer>.<file>       taken by the instance <claimer>, not yet acknowledged
+    │   ├── claimed/acknowledged.<file>    acknowledged on a disk too full to note it
     │   ├── bell/bell                      touched after publishing; what receivers watch
     │   └── acknowledged                   ids that were acknowledged (messages.acknowledged)
     ├── tmp/<sender>.<stamp>       being written
@@ -43,12 +44,12 @@ from mnemo_coord.members.identity import is_id
 from mnemo_coord.messages import acknowledged, set_aside
 from mnemo_coord.messages.acknowledged import Acknowledged
 from mnemo_coord.messages.address import Address
-from mnemo_coord.messages.file_name import is_message, is_of, next_delivery
+from mnemo_coord.messages.file_name import ids_of, is_message, is_of, next_delivery
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["BELL", "TMP", "Mailbox", "boxes"]
+__all__ = ["BELL", "TMP", "Mailbox"]
 
 _log = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ BELL: Final = "bell"
 TMP: Final = "tmp"
 
 _LOOKS: Final = 16
+_MARK: Final = "acknowledged"
 _POINTS: Final = (CrashPoint.MESSAGE_TMP_CREATED, CrashPoint.MESSAGE_TMP_WRITTEN, CrashPoint.MESSAGE_PUBLISHED)
 
 
@@ -237,11 +239,27 @@ class Mailbox:
         files.crash_point(CrashPoint.MESSAGE_HANDLED)
         noted = self._note(message_id)
         files.crash_point(CrashPoint.MESSAGE_ACK_NOTED)
-        removed = self.discard(file, claimer)
-        if not noted:
-            self._note(message_id)  # on a full disk, there is room now
+        removed = self.discard(file, claimer) if noted else self._mark(file, claimer)
         files.crash_point(CrashPoint.MESSAGE_ACKNOWLEDGED)
         return removed
+
+    def _mark(self, file: str, claimer: str) -> bool:
+        """On a full disk the file itself becomes the note, emptied: a rename needs no room. `settle_marks` sees to it later."""
+        try:
+            os.rename(f"{claimer}.{file}", f"{_MARK}.{file}", src_dir_fd=self._claimed, dst_dir_fd=self._claimed)
+        except FileNotFoundError:
+            return False
+        with suppress(OSError, errors.State):
+            with files.opened(files.open_regular(f"{_MARK}.{file}", os.O_WRONLY, dir_fd=self._claimed)) as fd:
+                os.ftruncate(fd, 0)
+        return True
+
+    def settle_marks(self) -> None:
+        """Notes the ids of messages that became their own notes, and removes them, where there is room again."""
+        for name in _names(self._claimed):
+            mark, _, file = name.partition(".")
+            if mark == _MARK and all(self._note(message_id) for message_id in ids_of(file)):
+                files.remove(name, dir_fd=self._claimed)
 
     def _note(self, message_id: str) -> bool:
         """Notes an id as acknowledged. A full disk keeps nobody from emptying his mailbox: then it goes without."""
@@ -294,6 +312,9 @@ class Mailbox:
             moved += sum(self._keep(self._new, name, name, set_aside.DEAD, reason) for name in _names(self._new))
             for name in _names(self._claimed):
                 claimer, _, file = name.partition(".")
+                if claimer == _MARK:
+                    files.remove(name, dir_fd=self._claimed)
+                    continue
                 moved += self._keep(self._claimed, name, file if is_id(claimer) and file else name, set_aside.DEAD, reason)
             if self._remove_folders():
                 return moved
@@ -340,11 +361,3 @@ def _names(fd: int) -> list[str]:
 def _remove_folder(name: str, dir_fd: int) -> None:
     with suppress(FileNotFoundError):
         os.rmdir(name, dir_fd=dir_fd)
-
-
-def boxes(queue_fd: int) -> Iterator[Address]:
-    """The address of every mailbox there is."""
-    for folder in sorted(os.listdir(queue_fd)):
-        address = Address.of_box(folder)
-        if address is not None:
-            yield address

@@ -9,8 +9,8 @@ from contextlib import suppress
 from typing import Final
 
 from mnemo_coord.disk.state_dir import QUEUE, StateDir
-from mnemo_coord.messages.address import Address
-from mnemo_coord.messages.mailbox import Mailbox, boxes
+from mnemo_coord.messages.address import Address, boxes
+from mnemo_coord.messages.mailbox import Mailbox
 
 __all__ = ["Mailboxes"]
 

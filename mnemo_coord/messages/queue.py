@@ -18,10 +18,10 @@ from mnemo_coord.disk.clock import Clock, rfc3339
 from mnemo_coord.disk.signing import Signer
 from mnemo_coord.disk.state_dir import QUEUE
 from mnemo_coord.events import Broadcaster, EventKind
-from mnemo_coord.messages.address import Address
+from mnemo_coord.messages.address import Address, boxes
 from mnemo_coord.messages.delivery import Delivery
 from mnemo_coord.messages.file_name import delivery_of
-from mnemo_coord.messages.mailbox import Mailbox, boxes
+from mnemo_coord.messages.mailbox import Mailbox
 from mnemo_coord.messages.mailboxes import Mailboxes
 from mnemo_coord.messages.message import LIMIT, Message, decode
 from mnemo_coord.messages.set_aside import DEAD, REFUSED
@@ -261,6 +261,7 @@ class Queue:
         for address in addresses:
             with suppress(FileNotFoundError):
                 mailbox = self.mailboxes.open(address)
+                mailbox.settle_marks()
                 for who, file in mailbox.claims():
                     if who == claimer and (address.text, file) not in self._held:
                         self._drop_acknowledged(mailbox, claimer, file)

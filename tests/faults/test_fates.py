@@ -591,18 +591,28 @@ def test_a_new_key_loses_no_message_on_its_way(state_dir: Path) -> None:
         delivery.acknowledge()
 
 
-def test_a_note_that_does_not_fit_is_made_once_there_is_room(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Q29. Removing the message makes room on a full disk: its id is noted then."""
-    sent = fleet.send("inbox", "Work", 1, sender=SENDER).id
-    real, tries = acknowledged.Acknowledged.add, []
+@pytest.mark.parametrize("message_id", [None, "job-7"])
+def test_a_note_that_does_not_fit_is_made_once_there_is_room(
+    message_id: str | None, fleet: Fleet, monkeypatch: pytest.MonkeyPatch, state_dir: Path
+) -> None:
+    """Q29, I5. On a full disk the emptied message is its own note."""
 
-    def full_at_first(log: acknowledged.Acknowledged, message_id: str) -> None:
-        tries.append(message_id)
-        if len(tries) == 1:
-            raise OSError(28, "No space left on device")
-        real(log, message_id)
+    def again() -> bool:
+        return fleet.send("inbox", "Work", 1, sender=SENDER, message_id=sent).duplicate
 
-    monkeypatch.setattr(acknowledged.Acknowledged, "add", full_at_first)
-    assert [message.id for message in take(fleet, "inbox")] == [sent]
-    assert tries == [sent, sent]
+    def full(log: acknowledged.Acknowledged, noted: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    sent = fleet.send("inbox", "Work", 1, sender=SENDER, message_id=message_id).id
+    with monkeypatch.context() as patch:
+        patch.setattr(acknowledged.Acknowledged, "add", full)
+        assert [message.id for message in take(fleet, "inbox")] == [sent]
+        fleet.queue.recover([Address("inbox")], "aaaaaaaa", lambda _: True)
+        assert again()
+        claimed = state_dir / "coordination_queue" / Address("inbox").folder / "claimed"
+        assert [path.stat().st_size for path in claimed.iterdir()] == [0], "it takes no room"
+    fleet.queue.recover([Address("inbox")], "aaaaaaaa", lambda _: True)
+    assert list(claimed.iterdir()) == []
+    assert again()
+    assert take(fleet, "inbox") == []
     assert fates(fleet, sent) == ["acknowledged"]

@@ -11,9 +11,9 @@ import pytest
 from mnemo_coord import errors
 from mnemo_coord.disk import files
 from mnemo_coord.messages import set_aside
-from mnemo_coord.messages.address import Address
+from mnemo_coord.messages.address import Address, boxes
 from mnemo_coord.messages.file_name import delivery_of, next_delivery
-from mnemo_coord.messages.mailbox import Mailbox, boxes
+from mnemo_coord.messages.mailbox import Mailbox
 
 ME = "a1b2c3d4"
 
