@@ -143,11 +143,7 @@ class Mailbox:
             return False
 
     def _waits(self, file: str) -> bool:
-        try:
-            os.stat(file, dir_fd=self._new, follow_symlinks=False)
-        except OSError:
-            return False
-        return True
+        return os.access(file, os.F_OK, dir_fd=self._new, follow_symlinks=False)
 
     def copy_of(self, message_id: str, limit: int) -> bytes | None:
         """What lies here of a message with this id: its bytes, none when it has been acknowledged, None when there is none.
@@ -245,13 +241,13 @@ class Mailbox:
 
     def _mark(self, file: str, claimer: str) -> bool:
         """On a full disk the file itself becomes the note, emptied: a rename needs no room. `settle_marks` sees to it later."""
+        mark, folder = f"{_MARK}.{file}", self._claimed
         try:
-            os.rename(f"{claimer}.{file}", f"{_MARK}.{file}", src_dir_fd=self._claimed, dst_dir_fd=self._claimed)
+            os.rename(f"{claimer}.{file}", mark, src_dir_fd=folder, dst_dir_fd=folder)
         except FileNotFoundError:
             return False
-        with suppress(OSError, errors.State):
-            with files.opened(files.open_regular(f"{_MARK}.{file}", os.O_WRONLY, dir_fd=self._claimed)) as fd:
-                os.ftruncate(fd, 0)
+        with suppress(OSError, errors.State), files.opened(files.open_regular(mark, os.O_WRONLY, dir_fd=folder)) as fd:
+            os.ftruncate(fd, 0)
         return True
 
     def settle_marks(self) -> None:
