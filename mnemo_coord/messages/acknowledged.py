@@ -7,7 +7,7 @@
 
 Whoever is not sure that a message arrived sends it again under the same id, and a receiver may die between the two steps of
 acknowledging: a message whose id stands here is removed, not handed out. The window is the newest `WINDOW` bytes or more,
-some thousands of messages. Both files may be deleted by hand; the window is then empty.
+some ten thousands of messages. Both files may be deleted by hand; the window is then empty.
 """
 
 from __future__ import annotations
@@ -25,8 +25,11 @@ __all__ = ["NAME", "OLDER", "WINDOW", "Acknowledged"]
 
 NAME: Final = "acknowledged"
 OLDER: Final = "acknowledged.1"
-WINDOW: Final = 128 * 1024
-"""Bytes after which a file becomes the older one: about 4,500 ids."""
+WINDOW: Final = 512 * 1024
+"""Bytes after which a file becomes the older one: about 18,000 ids.
+
+At a thousand messages a second that is longer than `lock_timeout` can hold up somebody who sends again.
+"""
 _LOOKS: Final = 8
 _FLAGS: Final = os.O_RDWR | os.O_APPEND
 
@@ -83,6 +86,11 @@ class Acknowledged:
         os.write(self._newer.file.fd, f"\n{message_id}\n".encode())
         if os.fstat(self._newer.file.fd).st_size > WINDOW:
             self._turn_over()
+
+    @property
+    def exists(self) -> bool:
+        """Whether there was a log to write to, when it was last looked."""
+        return self._newer is not None
 
     def _is_current(self) -> bool:
         """Whether what is open is what lies at the path. RACE: another receiver may turn it over at any time."""

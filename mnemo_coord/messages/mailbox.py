@@ -235,7 +235,9 @@ class Mailbox:
         files.crash_point(CrashPoint.MESSAGE_HANDLED)
         noted = self._note(message_id)
         files.crash_point(CrashPoint.MESSAGE_ACK_NOTED)
-        removed = self.discard(file, claimer) if noted else self._mark(file, claimer)
+        # Where not even a log could be made there is no inode left: removing the message gives one back, a mark would not.
+        marks = not noted and self._acknowledged.exists
+        removed = self._mark(file, claimer) if marks else self.discard(file, claimer)
         files.crash_point(CrashPoint.MESSAGE_ACKNOWLEDGED)
         return removed
 

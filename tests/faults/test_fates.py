@@ -603,6 +603,8 @@ def test_a_note_that_does_not_fit_is_made_once_there_is_room(
     def full(log: acknowledged.Acknowledged, noted: str) -> None:
         raise OSError(28, "No space left on device")
 
+    fleet.send("inbox", "Before", 0, sender=SENDER)
+    assert len(take(fleet, "inbox")) == 1
     sent = fleet.send("inbox", "Work", 1, sender=SENDER, message_id=message_id).id
     with monkeypatch.context() as patch:
         patch.setattr(acknowledged.Acknowledged, "add", full)

@@ -19,7 +19,7 @@ from typing import Any
 from mnemo_coord import Coordinator, Settings, errors
 from mnemo_coord.disk.clock import SystemClock
 
-SETTINGS = Settings(heartbeat_interval=0.5, poll_interval=0.5, max_deliveries=1000, lock_timeout=20.0)
+SETTINGS = Settings(heartbeat_interval=0.5, poll_interval=0.5, max_deliveries=1000)
 
 
 class SteppingClock(SystemClock):
