@@ -236,8 +236,7 @@ class Mailbox:
         noted = self._note(message_id)
         files.crash_point(CrashPoint.MESSAGE_ACK_NOTED)
         # Where not even a log could be made there is no inode left: removing the message gives one back, a mark would not.
-        marks = not noted and self._acknowledged.exists
-        removed = self._mark(file, claimer) if marks else self.discard(file, claimer)
+        removed = (self.discard if noted or not self._acknowledged.exists else self._mark)(file, claimer)
         files.crash_point(CrashPoint.MESSAGE_ACKNOWLEDGED)
         return removed
 
