@@ -21,7 +21,7 @@ from mnemo_coord import Coordinator, Fleet, Settings
 from mnemo_coord.events import EventKind
 from mnemo_coord.members.heartbeat import BeatFile
 from mnemo_coord.members.identity import ProcessIdentity, draw
-from mnemo_coord.members.registry import Registration
+from mnemo_coord.members.registration import Registration
 from mnemo_coord.messages.address import Address
 
 CALM = Settings(heartbeat_interval=600, poll_interval=600)

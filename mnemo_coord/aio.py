@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mnemo_coord.holdings.claims import Claim, Holder
     from mnemo_coord.holdings.owner import OwnerLock
     from mnemo_coord.members.instance import Instance
-    from mnemo_coord.members.registry import Registration
+    from mnemo_coord.members.registration import Registration
     from mnemo_coord.messages.delivery import Delivery, Receipt
     from mnemo_coord.messages.message import Message
 

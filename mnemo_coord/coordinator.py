@@ -18,7 +18,7 @@ from mnemo_coord.holdings import owner
 from mnemo_coord.holdings.claims import Claim, ClaimKind, Holder
 from mnemo_coord.members.identity import check_name, check_role
 from mnemo_coord.members.instance import Instance
-from mnemo_coord.members.registry import Registration
+from mnemo_coord.members.registration import Registration
 from mnemo_coord.membership import Membership
 from mnemo_coord.messages.delivery import Delivery, Receipt
 from mnemo_coord.messages.message import NO_PAYLOAD, Message

@@ -21,6 +21,7 @@ from mnemo_coord.findings import Finding, Severity
 from mnemo_coord.fleet import Fleet
 from mnemo_coord.holdings import claims, ports
 from mnemo_coord.members import heartbeat, reaper, registry
+from mnemo_coord.members.registration import Registration
 from mnemo_coord.messages import leftovers
 from mnemo_coord.settings import Settings, resolve
 
@@ -116,7 +117,7 @@ def _checks(fleet: Fleet, *, fix: bool, only_stale: bool) -> list[Callable[[], l
     ]
 
 
-def _judged(fleet: Fleet) -> list[tuple[registry.Registration, bool]]:
+def _judged(fleet: Fleet) -> list[tuple[Registration, bool]]:
     entries = fleet.registry.read().items()
     return [(entry.registration, fleet.lives(key)) for key, entry in entries if entry.registration is not None]
 

@@ -21,7 +21,8 @@ from mnemo_coord.members import heartbeat, history, liveness
 from mnemo_coord.members.identity import check_name, is_id
 from mnemo_coord.members.instance import Instance, api_url
 from mnemo_coord.members.reaper import Reaper
-from mnemo_coord.members.registry import Entries, Registration, Registry
+from mnemo_coord.members.registration import Registration
+from mnemo_coord.members.registry import Entries, Registry
 from mnemo_coord.messages.address import Address
 from mnemo_coord.messages.delivery import Receipt
 from mnemo_coord.messages.fates import Fates

@@ -31,7 +31,7 @@ from mnemo_coord.loops import Loop
 from mnemo_coord.members.heartbeat import BeatFile
 from mnemo_coord.members.identity import ProcessIdentity, draw
 from mnemo_coord.members.lookout import Lookout
-from mnemo_coord.members.registry import Registration
+from mnemo_coord.members.registration import Registration
 from mnemo_coord.messages.address import Address
 from mnemo_coord.messages.delivery import Receipt
 from mnemo_coord.messages.message import Message

@@ -11,7 +11,7 @@ from mnemo_coord.disk.clock import SystemClock
 from mnemo_coord.disk.signing import Purpose, Signer
 from mnemo_coord.disk.state_dir import StateDir
 from mnemo_coord.members.identity import ProcessIdentity
-from mnemo_coord.members.registry import Registration
+from mnemo_coord.members.registration import Registration
 
 
 def signer(state_dir: Path) -> Signer:

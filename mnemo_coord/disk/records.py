@@ -26,7 +26,6 @@ __all__ = [
     "SEAL_LENGTH",
     "encodable",
     "encode",
-    "encode_any",
     "encode_text",
     "parse",
     "reseal",
@@ -42,13 +41,8 @@ _SEAL: Final = re.compile(rb',"signature":"([0-9a-f]{64})"\}')
 SEAL_LENGTH: Final = len(',"signature":"') + 64 + len('"}')
 
 
-def encode(value: dict[str, Any]) -> bytes:
+def encode(value: Any) -> bytes:
     """Compact JSON, members in their order."""
-    return orjson.dumps(value)
-
-
-def encode_any(value: object) -> bytes:
-    """Compact JSON of anything that was parsed."""
     return orjson.dumps(value)
 
 

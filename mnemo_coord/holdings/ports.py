@@ -24,7 +24,7 @@ from mnemo_coord.settings import API_PORTS
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mnemo_coord.members.registry import Registration
+    from mnemo_coord.members.registration import Registration
 
 __all__ = ["NONCE_HEADER", "PROOF_HEADER", "Listener", "answers", "candidates", "check", "parse_address", "proof", "scan"]
 

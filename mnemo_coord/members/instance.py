@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from mnemo_coord.members.liveness import Verdict
-from mnemo_coord.members.registry import Registration
+from mnemo_coord.members.registration import Registration
 
 __all__ = ["Instance", "api_url"]
 

@@ -24,7 +24,7 @@ from mnemo_coord.members.identity import ProcessIdentity, lock_name, machine, st
 
 if TYPE_CHECKING:
     from mnemo_coord.members.heartbeat import Beat
-    from mnemo_coord.members.registry import Registration
+    from mnemo_coord.members.registration import Registration
 
 __all__ = ["Evidence", "ProcessState", "Verdict", "decide", "examine", "observe"]
 

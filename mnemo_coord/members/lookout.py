@@ -10,7 +10,7 @@ not a million. Every instance has several who watch it, and what one of them rea
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from mnemo_coord.disk import locks
@@ -22,7 +22,8 @@ from mnemo_coord.members.liveness import Verdict
 
 if TYPE_CHECKING:
     from mnemo_coord.members.reaper import Reaper
-    from mnemo_coord.members.registry import Entries, Registration, Registry
+    from mnemo_coord.members.registration import Registration
+    from mnemo_coord.members.registry import Entries, Registry
 
 __all__ = ["WATCHED", "Lookout", "neighbours", "retry_delay"]
 
@@ -73,7 +74,6 @@ class Lookout:
         self._rank = 0
         self._narrow = False
         self._missing: dict[str, int] = {}
-        self.on_death: Callable[[Registration], None] = lambda registration: None
 
     def look(self, rung: Iterable[str], *, poll: bool, judge_stalled: bool = True) -> float | None:
         """Looks at what changed. ``rung`` are names of files in ``instances/`` that closed.
@@ -163,7 +163,6 @@ class Lookout:
         if registration.instance_id not in self._dead:
             self._dead[registration.instance_id] = registration
             self._publish(EventKind.INSTANCE_DIED, registration)
-            self.on_death(registration)
         # Whoever has the reaper's lock this instant does it for all.
         self._reaper.reap([registration], timeout=0.0)
 
@@ -173,10 +172,7 @@ class Lookout:
         self._forget(registration)
         if not known:
             return
-        how = self._how_it_went(registration.instance_id)
-        self._publish(how or EventKind.INSTANCE_LEFT, registration)
-        if how is EventKind.INSTANCE_DIED:
-            self.on_death(registration)
+        self._publish(self._how_it_went(registration.instance_id) or EventKind.INSTANCE_LEFT, registration)
 
     def _forget(self, registration: Registration) -> None:
         self._known.pop(registration.instance_id, None)

@@ -23,7 +23,8 @@ from mnemo_coord.members.liveness import Verdict, decide, examine
 
 if TYPE_CHECKING:
     from mnemo_coord.disk.clock import Clock
-    from mnemo_coord.members.registry import Registration, Registry
+    from mnemo_coord.members.registration import Registration
+    from mnemo_coord.members.registry import Registry
 
 __all__ = ["Reaper", "Release", "check"]
 

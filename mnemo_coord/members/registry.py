@@ -19,7 +19,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 from mnemo_coord import errors
@@ -32,10 +32,11 @@ from mnemo_coord.events import EventKind
 from mnemo_coord.findings import Finding, Severity
 from mnemo_coord.members import history
 from mnemo_coord.members import registry_text as text
-from mnemo_coord.members.identity import ProcessIdentity, is_id, lock_name
+from mnemo_coord.members.identity import is_id, lock_name
+from mnemo_coord.members.registration import Registration
 from mnemo_coord.members.registry_text import Stored
 
-__all__ = ["REGISTRY", "Entries", "Entry", "Registration", "Registry", "check"]
+__all__ = ["REGISTRY", "Entries", "Entry", "Registry", "check"]
 
 _log = logging.getLogger(__name__)
 
@@ -44,86 +45,6 @@ LIMIT: Final = 4 * 1024 * 1024
 """Bytes. A record has about 600, so this is some 7,000 instances; anything larger is not ours."""
 RECORD_LIMIT: Final = 4096
 _POINTS: Final = (CrashPoint.REGISTRY_TMP_CREATED, CrashPoint.REGISTRY_TMP_WRITTEN, CrashPoint.REGISTRY_REPLACED)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Registration:
-    """What an instance says of itself when it registers."""
-
-    instance_id: str
-    name: str | None
-    roles: tuple[str, ...]
-    registered_at: str
-    """RFC 3339, UTC."""
-    seq: int
-    """Rises whenever its owner changes the record, so that an old copy put back is recognised."""
-    api_port: int | None
-    api_host: str | None
-    branch: str | None
-    worktree_path: str | None
-    lock: tuple[int, int]
-    """Device and inode of its lock file."""
-    process: ProcessIdentity
-
-    def to_body(self) -> dict[str, Any]:
-        """As the members of a sealed record, in their order on disk."""
-        process = self.process.to_body()
-        return {
-            "instance_id": self.instance_id,
-            "name": self.name,
-            "roles": list(self.roles),
-            "pid": process.pop("pid"),
-            "registered_at": self.registered_at,
-            "seq": self.seq,
-            "api_port": self.api_port,
-            "api_host": self.api_host,
-            "branch": self.branch,
-            "worktree_path": self.worktree_path,
-            "lock": list(self.lock),
-            **process,
-        }
-
-    @classmethod
-    def from_body(cls, body: Mapping[str, Any]) -> Registration:
-        """Reads a record back; members that we do not know pass.
-
-        Raises:
-            ValueError: a member is missing or of the wrong type.
-        """
-        odd = [name for name, kinds in _TYPES.items() if type(body.get(name, ...)) not in kinds]
-        if odd:
-            raise ValueError(f"missing or of the wrong type: {', '.join(odd)}")
-        if not is_id(body["instance_id"]) or not 0 < body["pid"] < 2**31:
-            raise ValueError("instance_id or pid out of range")
-        device, inode = body["lock"]
-        return cls(
-            instance_id=body["instance_id"],
-            name=body["name"],
-            roles=tuple(str(role) for role in body["roles"]),
-            registered_at=body["registered_at"],
-            seq=body["seq"],
-            api_port=body["api_port"],
-            api_host=body["api_host"],
-            branch=body["branch"],
-            worktree_path=body["worktree_path"],
-            lock=(int(device), int(inode)),
-            process=ProcessIdentity(**{field: body[field] for field in ProcessIdentity.__slots__}),
-        )
-
-    def changed(self, **changes: Any) -> Registration:
-        """The next version of this record."""
-        return replace(self, seq=self.seq + 1, **changes)
-
-
-_TYPES: Final[dict[str, tuple[type, ...]]] = {
-    **dict.fromkeys(("instance_id", "registered_at", "boot_id", "machine"), (str,)),
-    **dict.fromkeys(("pid", "seq", "start_time", "pidfd_inode", "pid_namespace", "time_namespace", "uid"), (int,)),
-    **dict.fromkeys(("name", "branch", "worktree_path", "api_host"), (str, type(None))),
-    "api_port": (int, type(None)),
-    "roles": (list,),
-    "lock": (list,),
-}
-"""The exact types of the members: ``True`` is no number here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +114,7 @@ class Registry:
             raise errors.Damaged.at(self.state.path / REGISTRY, "has no version 1 with instances")
         split = text.split(data)
         # Somebody has reformatted it: encoding a record again gives back the bytes that were signed.
-        return split if split is not None else {key: records.encode_any(member) for key, member in instances.items()}
+        return split if split is not None else {key: records.encode(member) for key, member in instances.items()}
 
     def _entries(self, stored: Stored, *, trusted_only: bool = False) -> Entries:
         """The entries of these members; none with ``trusted_only`` when one of them is not ours, so may not even be JSON."""

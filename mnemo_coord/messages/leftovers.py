@@ -29,7 +29,9 @@ def check(queue: Queue, state: StateDir, lives: Callable[[str], bool], *, fix: b
     for mailbox in mailboxes:
         gone |= {claimer for claimer, _ in mailbox.claims() if not lives(claimer)}
     found = [_abandoned(queue, instance_id, fix=fix) for instance_id in sorted(gone)]
-    found += [_expired(queue, box, fix=fix) for box in mailboxes if box.address.text not in gone and queue.expired(box)]
+    found += [
+        _expired(queue, box, n, fix=fix) for box in mailboxes if box.address.text not in gone and (n := len(queue.expired(box)))
+    ]
     found += [_odd(box, names) for box in mailboxes if box.address.text not in gone and (names := box.odd())]
     found += [_half_sent(state, name, fix=fix) for name in state.listing(f"{QUEUE}/{TMP}") if _is_leftover(name, state, lives)]
     return found + [_set_aside(state, where) for where in (REFUSED, DEAD) if state.listing(f"{QUEUE}/{where}")]
@@ -45,12 +47,12 @@ def _odd(mailbox: Mailbox, names: list[str]) -> Finding:
     )
 
 
-def _expired(queue: Queue, mailbox: Mailbox, *, fix: bool) -> Finding:
+def _expired(queue: Queue, mailbox: Mailbox, count: int, *, fix: bool) -> Finding:
     finding = Finding(
         code="messages-expired",
         severity=Severity.WARNING,
         subject=mailbox.address.text,
-        message=f"{len(queue.expired(mailbox))} message(s) wait there whose time is over",
+        message=f"{count} message(s) wait there whose time is over",
         hint="`mnemosyne doctor --fix` moves them to the dead letters",
     )
     return finding.mended_by(lambda: queue.sweep(mailbox)) if fix else finding

@@ -323,7 +323,7 @@ def test_a_kill_at_each_call_of_the_rewrite_leaves_old_or_new(state_dir: Path, t
     import sys
     from mnemo_coord import Fleet
     import forge
-    from mnemo_coord.members.registry import Registration
+    from mnemo_coord.members.registration import Registration
     with Fleet.open(sys.argv[1]) as fleet:
         fleet.registry.put(Registration.from_body(forge.body("55555555")))
     """

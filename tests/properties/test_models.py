@@ -19,7 +19,7 @@ from mnemo_coord.disk import records
 from mnemo_coord.disk.signing import Purpose, Signer
 from mnemo_coord.events import EventKind
 from mnemo_coord.holdings.claims import Claim, ClaimKind
-from mnemo_coord.members.registry import Registration
+from mnemo_coord.members.registration import Registration
 from mnemo_coord.messages.address import Address
 from mnemo_coord.messages.message import decode
 

@@ -25,7 +25,7 @@ from mnemo_coord.members import identity, liveness
 from mnemo_coord.members.heartbeat import Beat
 from mnemo_coord.members.identity import ProcessIdentity, lock_name
 from mnemo_coord.members.liveness import Evidence, ProcessState, Verdict, decide, observe
-from mnemo_coord.members.registry import Registration
+from mnemo_coord.members.registration import Registration
 
 STALLED_AFTER = 6.0
 AGES: dict[float | None, Verdict] = {
