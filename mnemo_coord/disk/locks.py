@@ -42,7 +42,7 @@ __all__ = [
     "holder_pid",
     "open_lock_file",
     "probe",
-    "take",
+    "share",
     "take_descriptor",
 ]
 
@@ -77,13 +77,21 @@ def take_descriptor(fd: int, timeout: float) -> bool:
     # Imported here: probing needs no filelock, and most commands only probe.
     from filelock import lock_descriptor
 
-    deadline, pause = time.monotonic() + timeout, _SHORTEST_PAUSE
+    begun, pause = time.monotonic(), _SHORTEST_PAUSE
     while not lock_descriptor(fd, blocking=False):
-        left = deadline - time.monotonic()
-        if left <= 0:
+        waited = time.monotonic() - begun
+        if waited >= timeout and (waited >= _PROBE_PATIENCE or not _is_only_shared(fd)):
             return False
-        time.sleep(min(left, pause * (0.5 + random.random())))  # noqa: S311  # spreads waiters, guards nothing
         pause = min(2 * pause, _LONGEST_PAUSE)
+        time.sleep(pause * (0.5 + random.random()))  # noqa: S311  # spreads waiters, guards nothing
+    return True
+
+
+def _is_only_shared(fd: int) -> bool:
+    """Whether nobody has the exclusive lock: somebody who looks, or clears away, is in the way for a moment."""
+    if _lock_state(fd) is not LockState.FREE:
+        return False
+    fcntl.flock(fd, fcntl.LOCK_UN)
     return True
 
 
@@ -209,16 +217,17 @@ def _lock_state(fd: int) -> LockState:
     return LockState.FREE
 
 
-def take(name: str, *, dir_fd: int, timeout: float = _PROBE_PATIENCE) -> int | None:
-    """Takes somebody's abandoned life lock, through a read-only descriptor. The caller closes it.
+def share(name: str, *, dir_fd: int) -> int | None:
+    """Takes the shared lock of a life lock that nobody holds, through a read-only descriptor that the caller closes.
 
-    Returns None when it is held, or gone.
+    Nobody can come to life under that name meanwhile, and whoever probes still finds it free: the exclusive lock would make a
+    dead instance look alive to senders. None when it is held, or gone.
     """
     try:
         fd = files.open_regular(name, dir_fd=dir_fd)
     except FileNotFoundError:
         return None
-    if take_descriptor(fd, timeout) and os.fstat(fd).st_nlink > 0:
+    if _lock_state(fd) is LockState.FREE and os.fstat(fd).st_nlink > 0:
         return fd
     os.close(fd)
     return None

@@ -178,7 +178,7 @@ class Claims:
         folder = self.state.folder(CLAIMS)
         if locks.probe(f"{stem}.lock", dir_fd=folder).state is locks.LockState.MISSING:
             return files.remove(f"{stem}.json", dir_fd=folder)
-        fd = locks.take(f"{stem}.lock", dir_fd=folder, timeout=0.0)
+        fd = locks.share(f"{stem}.lock", dir_fd=folder)
         if fd is None:
             return False
         with files.opened(fd):

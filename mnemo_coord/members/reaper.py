@@ -2,14 +2,14 @@
 
 What is done can be repeated from any point at which the reaper itself dies: messages it had claimed go back, its claims are
 recorded as free, its entry leaves the registry, its heartbeat and lock file are removed. Two locks guard it: ``reaper``, so
-that one process does the work, and the dead one's own lock, so that nothing can come to life under that id meanwhile.
+that one process does the work, and the dead one's own lock, shared, so that nothing can come to life under that id meanwhile.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from mnemo_coord import errors
 from mnemo_coord.disk import files, locks
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 __all__ = ["Reaper", "Release", "check"]
 
 Release = Callable[[str], None]
-"""Takes back what the instance with this id held in one room. Idempotent; called while its lock is ours."""
+"""Takes back what the instance with this id held in one room. Idempotent; called while nobody can take its lock."""
+_CLEARING_PATIENCE: Final = 0.2
+"""Seconds that clearing a leftover waits for another reaper; the next poll tries again."""
 
 
 class Reaper:
@@ -86,7 +88,7 @@ class Reaper:
             return False
         # Not to be had where a forked child still holds it: the id is dead all the same, and is not drawn again while
         # the file exists, so the file stays until the child has ended too.
-        fd = locks.take(lock_name(registration.instance_id), dir_fd=self._state.folder(INSTANCES), timeout=0.2)
+        fd = locks.share(lock_name(registration.instance_id), dir_fd=self._state.folder(INSTANCES))
         try:
             self._release(registration.instance_id)
             self._registry.remove(registration, EventKind.INSTANCE_DIED)
@@ -135,7 +137,14 @@ class Reaper:
 
     def clear(self, instance_id: str) -> bool:
         """Removes what an id without a registration left: a start that died half way, a `receive` that was killed."""
-        fd = locks.take(lock_name(instance_id), dir_fd=self._state.folder(INSTANCES), timeout=0.2)
+        try:
+            with locks.hold(self._state, "reaper", _CLEARING_PATIENCE):
+                return self._clear(instance_id)
+        except errors.TimedOut:
+            return False
+
+    def _clear(self, instance_id: str) -> bool:
+        fd = locks.share(lock_name(instance_id), dir_fd=self._state.folder(INSTANCES))
         if fd is None:
             return False
         with files.opened(fd):

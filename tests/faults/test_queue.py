@@ -22,6 +22,7 @@ from mnemo_coord import Coordinator, Fleet, Settings, errors
 from mnemo_coord.disk import records
 from mnemo_coord.disk.clock import SystemClock
 from mnemo_coord.disk.signing import Purpose, Signer
+from mnemo_coord.members.reaper import Reaper
 from mnemo_coord.messages.address import Address
 
 FAST = Settings(heartbeat_interval=0.2, poll_interval=0.1)
@@ -129,6 +130,23 @@ def test_nobody_of_that_id(state_dir: Path) -> None:
         for address in ("0123abcd", victim.instance_id):
             with pytest.raises(errors.UnknownAddress):
                 me.send(address, "T")
+
+
+def test_nobody_is_there_while_a_dead_instance_is_reaped(state_dir: Path) -> None:
+    """Q17. The reaper holds its lock then, and must not be taken for its owner."""
+    with support.Serve(state_dir) as victim, Fleet.open(state_dir, settings=FAST) as fleet:
+        (registration,) = [entry.registration for entry in fleet.registry.read().values()]
+        victim.kill()
+
+        def send_meanwhile(instance_id: str) -> None:
+            assert fleet.send(instance_id, "T", sender=SENDER).failed
+            assert not fleet.queue.mailboxes.open(Address(instance_id)).waiting()
+            sent.append(instance_id)
+
+        sent: list[str] = []
+        reaper = Reaper(fleet.registry, fleet.clock, (send_meanwhile, fleet.queue.release_of), 1.0)
+        assert reaper.reap([registration], 5.0) == [registration]
+        assert sent == [victim.instance_id]
 
 
 def test_a_name_waits_for_its_next_holder(state_dir: Path) -> None:

@@ -236,11 +236,11 @@ def test_a_life_lock_and_those_who_look_at_it(folder: int) -> None:
     assert locks.LifeLock.create("a.lock", dir_fd=folder) is None, "the name is taken"
     seen = locks.probe("a.lock", dir_fd=folder)
     assert (seen.state, seen.identity) == (locks.LockState.HELD, lock.identity)
-    assert locks.take("a.lock", dir_fd=folder, timeout=0) is None
+    assert locks.share("a.lock", dir_fd=folder) is None
     assert lock.is_held()
     lock.close()
     assert locks.probe("a.lock", dir_fd=folder).state is locks.LockState.FREE
-    fd = locks.take("a.lock", dir_fd=folder)
+    fd = locks.share("a.lock", dir_fd=folder)
     assert fd is not None
     os.close(fd)
     assert locks.probe("b.lock", dir_fd=folder).state is locks.LockState.MISSING
@@ -269,7 +269,8 @@ def test_kept_probes_notice_the_end(folder: int) -> None:
     identity = lock.identity
     lock.close()
     assert not probes.is_held("a.lock", identity, dir_fd=folder)
-    assert locks.take("a.lock", dir_fd=folder, timeout=0) is not None, "looking leaves no lock behind"
+    with files.opened(files.open_regular("a.lock", dir_fd=folder)) as fd:
+        assert locks.take_descriptor(fd, 0), "looking leaves no lock behind"
     probes.close()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -150,7 +151,7 @@ def test_one_has_the_name_and_others_see_it_held(folder: int, tmp_path: Path) ->
     assert lock.identity == (status.st_dev, status.st_ino)
     assert locks.probe(NAME, dir_fd=folder) == locks.Probe(state=LockState.HELD, identity=lock.identity)
     assert LifeLock.create(NAME, dir_fd=folder) is None
-    assert locks.take(NAME, dir_fd=folder, timeout=0) is None
+    assert locks.share(NAME, dir_fd=folder) is None
     assert lock.is_held()
     lock.close()
     assert LifeLock.create(NAME, dir_fd=folder) is None, "its id stays drawn until it has been reaped"
@@ -168,37 +169,38 @@ def test_what_a_probe_cannot_tell_is_unknown(folder: int, tmp_path: Path) -> Non
     assert seen(folder, "file") is LockState.FREE
 
 
-def test_a_free_lock_is_taken_by_one(folder: int) -> None:
+def test_a_free_lock_that_is_shared_still_looks_free_and_is_not_taken(folder: int) -> None:
     created(folder).close()
-    taken: list[int | None] = []
-    start = threading.Barrier(8)
-
-    def take() -> None:
-        start.wait()
-        taken.append(locks.take(NAME, dir_fd=folder, timeout=0.02))
-
-    threads = [threading.Thread(target=take) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    (fd,) = [fd for fd in taken if fd is not None]
-    assert seen(folder) is LockState.HELD
-    os.close(fd)
+    shared = [locks.share(NAME, dir_fd=folder) for _ in range(3)]
+    assert None not in shared
     assert seen(folder) is LockState.FREE
-    assert locks.take("none", dir_fd=folder) is None
+    taken: list[bool] = []
+    with files.opened(files.open_regular(NAME, dir_fd=folder)) as fd:
+        taker = threading.Thread(target=lambda: taken.append(locks.take_descriptor(fd, 0.0)))
+        taker.start()
+        for held in shared:
+            taker.join(0.02)
+            assert not taken, "it is neither taken nor reported as held: whoever shares it is soon done"
+            os.close(held or -1)
+        taker.join()
+        assert taken == [True]
+        assert locks.share(NAME, dir_fd=folder) is None
+    assert locks.share("none", dir_fd=folder) is None
 
 
-def test_a_lock_whose_file_went_while_it_was_waited_for_is_not_taken(folder: int, tmp_path: Path) -> None:
-    """I17."""
+def test_a_taker_gives_up_at_once_where_the_lock_is_held(folder: int) -> None:
     lock = created(folder)
-    taken: list[int | None] = []
-    waiter = threading.Thread(target=lambda: taken.append(locks.take(NAME, dir_fd=folder, timeout=10)))
-    waiter.start()
-    support.wait_until(lambda: len(descriptors_of(tmp_path / "folder" / NAME)) == 2, what="the waiter has opened the file")
-    lock.remove()
-    waiter.join()
-    assert taken == [None]
+    with files.opened(files.open_regular(NAME, dir_fd=folder)) as fd:
+        begun = time.monotonic()
+        assert not locks.take_descriptor(fd, 0.0)
+        assert time.monotonic() - begun < 0.5
+    assert lock.is_held()
+
+
+def test_a_removed_lock_is_not_shared(folder: int) -> None:
+    """I17."""
+    created(folder).remove()
+    assert locks.share(NAME, dir_fd=folder) is None
     assert seen(folder) is LockState.MISSING
 
 
@@ -405,7 +407,7 @@ def test_looking_wakes_nobody(lock: LifeLock, folder: int, tmp_path: Path) -> No
                 locks.probe(name, dir_fd=folder)
                 kept.is_held(name, lock.identity, dir_fd=folder)
         assert lock.is_held()
-        fd = locks.take("free.lock", dir_fd=folder)
+        fd = locks.share("free.lock", dir_fd=folder)
         assert fd is not None
         os.close(fd)
         kept.close()
@@ -431,9 +433,8 @@ def test_kept_probes_answer_for_the_registered_file_only(lock: LifeLock, folder:
     other.close()
     assert not kept.is_held(NAME, other_identity(folder), dir_fd=folder)
     assert not kept.is_held("none.lock", identity, dir_fd=folder)
-    fd = locks.take(NAME, dir_fd=folder, timeout=0)
-    assert fd is not None, "looking leaves no lock behind"
-    os.close(fd)
+    with files.opened(files.open_regular(NAME, dir_fd=folder)) as fd:
+        assert locks.take_descriptor(fd, 0), "looking leaves no lock behind"
     kept.close()
 
 
