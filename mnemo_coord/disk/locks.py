@@ -2,9 +2,7 @@
 
 Two kinds. *Short* locks (`hold`) guard one read-modify-write; their files under ``locks/`` are permanent and empty, because
 unlinking a lock file lets two holders in. *Life* locks (`LifeLock`) are held as long as their owner lives and are the proof
-that it does; others look at them with `probe`, through a descriptor opened for reading only: closing a file that was
-open for writing wakes everybody who watches the folder, so probing with a writable one would wake the fleet, which would
-probe again.
+that it does; others look at them with `probes`.
 
 All are flock(2) locks through filelock's descriptor API: a lock belongs to an open file description, so two threads of a
 process exclude each other as two processes do. A forked child inherits the description and would keep a dead parent's lock;
@@ -17,17 +15,14 @@ import fcntl
 import os
 import random
 import re
-import threading
 import time
 import weakref
-from collections import OrderedDict
 from contextlib import contextmanager
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from mnemo_coord import errors
 from mnemo_coord.disk import files
+from mnemo_coord.disk.probes import LockState, lock_state, probe
 from mnemo_coord.disk.state_dir import LOCKS, StateDir
 
 if TYPE_CHECKING:
@@ -36,40 +31,17 @@ if TYPE_CHECKING:
 __all__ = [
     "Descriptor",
     "LifeLock",
-    "LockState",
-    "Probe",
     "hold",
     "holder_pid",
     "open_lock_file",
-    "probe",
-    "share",
     "take_descriptor",
 ]
 
 _SHORTEST_PAUSE: Final = 0.0005
 _LONGEST_PAUSE: Final = 0.010
 """Waiting for a short lock: filelock's own 50 ms between tries makes fifty writers wait for each other for half a second."""
-_KEPT_PROBES: Final = 64
 _PROBE_PATIENCE: Final = 1.0
 """A probe holds a shared lock for microseconds; whoever takes a lock for good tries again for so many seconds."""
-
-
-class LockState(StrEnum):
-    """What a probe saw."""
-
-    HELD = "held"
-    FREE = "free"
-    MISSING = "missing"
-    UNKNOWN = "unknown"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Probe:
-    """A lock file as seen from outside."""
-
-    state: LockState
-    identity: tuple[int, int] | None = None
-    """Device and inode of the file that is there now."""
 
 
 def take_descriptor(fd: int, timeout: float) -> bool:
@@ -89,7 +61,7 @@ def take_descriptor(fd: int, timeout: float) -> bool:
 
 def _is_only_shared(fd: int) -> bool:
     """Whether nobody has the exclusive lock: somebody who looks, or clears away, is in the way for a moment."""
-    if _lock_state(fd) is not LockState.FREE:
+    if lock_state(fd) is not LockState.FREE:
         return False
     fcntl.flock(fd, fcntl.LOCK_UN)
     return True
@@ -143,94 +115,6 @@ def open_lock_file(name: str, folder: int) -> int:
         return files.create(name, dir_fd=folder, flags=os.O_RDWR)
     except FileExistsError:
         return files.open_regular(name, os.O_RDWR, dir_fd=folder)
-
-
-def probe(name: str, *, dir_fd: int) -> Probe:
-    """Looks whether a life lock is held, without disturbing its owner or waking anybody."""
-    try:
-        fd = files.open_regular(name, dir_fd=dir_fd)
-    except FileNotFoundError:
-        return Probe(state=LockState.MISSING)
-    except (OSError, errors.Untrusted):
-        return Probe(state=LockState.UNKNOWN)
-    try:
-        status = os.fstat(fd)
-        return Probe(state=_lock_state(fd), identity=(status.st_dev, status.st_ino))
-    finally:
-        os.close(fd)
-
-
-class KeptProbes:
-    """Probes of locks that are asked about again and again: their files stay open, for reading, and one call answers.
-
-    Only *held* is answered from here; anything else is for a fresh `probe` to say.
-    """
-
-    def __init__(self) -> None:
-        self._open: OrderedDict[str, tuple[int, tuple[int, int]]] = OrderedDict()
-        self._mutex = threading.Lock()
-
-    def is_held(self, name: str, identity: tuple[int, int], *, dir_fd: int) -> bool:
-        """Whether the file with this name and identity (device, inode) is locked."""
-        with self._mutex:
-            kept = self._open.get(name)
-            if kept is None or kept[1] != identity:
-                self._drop(name)
-                kept = self._keep(name, dir_fd)
-            if kept is None or kept[1] != identity:
-                return False
-            if _lock_state(kept[0]) is LockState.HELD:
-                return True
-            self._drop(name)  # closing lets go of the shared lock, too
-            return False
-
-    def _keep(self, name: str, dir_fd: int) -> tuple[int, tuple[int, int]] | None:
-        try:
-            fd = files.open_regular(name, dir_fd=dir_fd)
-        except (OSError, errors.Untrusted):
-            return None
-        status = os.fstat(fd)
-        self._open[name] = (fd, (status.st_dev, status.st_ino))
-        if len(self._open) > _KEPT_PROBES:
-            self._drop(next(iter(self._open)))
-        return self._open[name]
-
-    def _drop(self, name: str) -> None:
-        kept = self._open.pop(name, None)
-        if kept is not None:
-            os.close(kept[0])
-
-    def close(self) -> None:
-        """Closes all of them."""
-        with self._mutex:
-            for name in list(self._open):
-                self._drop(name)
-
-
-def _lock_state(fd: int) -> LockState:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return LockState.HELD
-    except OSError:
-        return LockState.UNKNOWN
-    return LockState.FREE
-
-
-def share(name: str, *, dir_fd: int) -> int | None:
-    """Takes the shared lock of a life lock that nobody holds, through a read-only descriptor that the caller closes.
-
-    Nobody can come to life under that name meanwhile, and whoever probes still finds it free: the exclusive lock would make a
-    dead instance look alive to senders. None when it is held, or gone.
-    """
-    try:
-        fd = files.open_regular(name, dir_fd=dir_fd)
-    except FileNotFoundError:
-        return None
-    if _lock_state(fd) is LockState.FREE and os.fstat(fd).st_nlink > 0:
-        return fd
-    os.close(fd)
-    return None
 
 
 class Descriptor:

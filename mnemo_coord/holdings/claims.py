@@ -23,7 +23,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from mnemo_coord import errors
-from mnemo_coord.disk import files, locks, records
+from mnemo_coord.disk import files, locks, probes, records
 from mnemo_coord.disk.clock import Clock, rfc3339
 from mnemo_coord.disk.files import CrashPoint
 from mnemo_coord.disk.signing import Purpose, Signer
@@ -151,7 +151,7 @@ class Claims:
         return [name for name in names if self.is_stale(name.partition(".json.")[0])]
 
     def _is_locked(self, stem: str) -> bool:
-        return locks.probe(f"{stem}.lock", dir_fd=self.state.folder(CLAIMS)).state is locks.LockState.HELD
+        return probes.probe(f"{stem}.lock", dir_fd=self.state.folder(CLAIMS)).state is probes.LockState.HELD
 
     def holder(self, kind: ClaimKind, name: str) -> Holder | None:
         """Who holds a claim now; None when nobody does."""
@@ -176,9 +176,9 @@ class Claims:
     def clear(self, stem: str) -> bool:
         """Removes a record whose lock is free."""
         folder = self.state.folder(CLAIMS)
-        if locks.probe(f"{stem}.lock", dir_fd=folder).state is locks.LockState.MISSING:
+        if probes.probe(f"{stem}.lock", dir_fd=folder).state is probes.LockState.MISSING:
             return files.remove(f"{stem}.json", dir_fd=folder)
-        fd = locks.share(f"{stem}.lock", dir_fd=folder)
+        fd = probes.share(f"{stem}.lock", dir_fd=folder)
         if fd is None:
             return False
         with files.opened(fd):
@@ -186,8 +186,8 @@ class Claims:
 
     def is_stale(self, stem: str) -> bool:
         """Whether there is a record although nobody holds the lock."""
-        seen = locks.probe(f"{stem}.lock", dir_fd=self.state.folder(CLAIMS))
-        return seen.state in {locks.LockState.FREE, locks.LockState.MISSING}
+        seen = probes.probe(f"{stem}.lock", dir_fd=self.state.folder(CLAIMS))
+        return seen.state in {probes.LockState.FREE, probes.LockState.MISSING}
 
 
 class Claim:
@@ -225,7 +225,7 @@ class Claim:
         except OSError:
             return False
         same = (mine.st_dev, mine.st_ino, self.epoch) == (at_path.st_dev, at_path.st_ino, at_path.st_size)
-        return same and locks.probe(f"{self.stem}.lock", dir_fd=folder).state is locks.LockState.HELD
+        return same and probes.probe(f"{self.stem}.lock", dir_fd=folder).state is probes.LockState.HELD
 
     def write(self, path: str | os.PathLike[str], data: bytes) -> None:
         """Replaces a file in the name of this claim, whole and durably; a former holder is refused (see `fence`).

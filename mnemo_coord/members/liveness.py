@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from mnemo_coord.disk.clock import Clock, namespace
 from mnemo_coord.disk.file_system import unreliable_file_system
-from mnemo_coord.disk.locks import LockState, Probe, probe
+from mnemo_coord.disk.probes import LockState, Probe, probe
 from mnemo_coord.disk.state_dir import INSTANCES, StateDir
 from mnemo_coord.members.identity import ProcessIdentity, lock_name, machine, start_time_and_state
 

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from mnemo_coord.disk import locks
+from mnemo_coord.disk import probes
 from mnemo_coord.disk.state_dir import INSTANCES
 from mnemo_coord.events import Broadcaster, EventKind
 from mnemo_coord.members import history
@@ -121,10 +121,10 @@ class Lookout:
 
     def _clear(self, instance_id: str) -> bool:
         """A lock file without a registration closed: a `receive` or a start that died. Free what it had."""
-        seen = locks.probe(lock_name(instance_id), dir_fd=self._registry.state.folder(INSTANCES))
-        if seen.state is locks.LockState.MISSING:
+        seen = probes.probe(lock_name(instance_id), dir_fd=self._registry.state.folder(INSTANCES))
+        if seen.state is probes.LockState.MISSING:
             return True
-        return seen.state is locks.LockState.FREE and self._reaper.clear(instance_id)
+        return seen.state is probes.LockState.FREE and self._reaper.clear(instance_id)
 
     def _suspect_again(self, instance_id: str) -> None:
         attempt = self._suspects.get(instance_id, 0) + 1

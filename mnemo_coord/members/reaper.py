@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from mnemo_coord import errors
-from mnemo_coord.disk import files, locks
+from mnemo_coord.disk import files, locks, probes
 from mnemo_coord.disk.files import CrashPoint
 from mnemo_coord.disk.state_dir import INSTANCES, StateDir
 from mnemo_coord.events import EventKind
@@ -43,7 +43,7 @@ class Reaper:
         self._clock = clock
         self._releases = releases
         self._stalled_after = stalled_after
-        self._probes = locks.KeptProbes()
+        self._probes = probes.KeptProbes()
 
     def verdict(self, registration: Registration, *, thorough: bool = False) -> Verdict:
         """The verdict on one registration, now."""
@@ -88,7 +88,7 @@ class Reaper:
             return False
         # Not to be had where a forked child still holds it: the id is dead all the same, and is not drawn again while
         # the file exists, so the file stays until the child has ended too.
-        fd = locks.share(lock_name(registration.instance_id), dir_fd=self._state.folder(INSTANCES))
+        fd = probes.share(lock_name(registration.instance_id), dir_fd=self._state.folder(INSTANCES))
         try:
             self._release(registration.instance_id)
             self._registry.remove(registration, EventKind.INSTANCE_DIED)
@@ -128,12 +128,12 @@ class Reaper:
 
     def holds_lock(self, instance_id: str) -> bool:
         """Whether the lock of an id is held, whoever is registered."""
-        seen = locks.probe(lock_name(instance_id), dir_fd=self._state.folder(INSTANCES))
-        return seen.state is locks.LockState.HELD
+        seen = probes.probe(lock_name(instance_id), dir_fd=self._state.folder(INSTANCES))
+        return seen.state is probes.LockState.HELD
 
     def _is_free(self, instance_id: str) -> bool:
-        seen = locks.probe(lock_name(instance_id), dir_fd=self._state.folder(INSTANCES))
-        return seen.state is locks.LockState.FREE
+        seen = probes.probe(lock_name(instance_id), dir_fd=self._state.folder(INSTANCES))
+        return seen.state is probes.LockState.FREE
 
     def clear(self, instance_id: str) -> bool:
         """Removes what an id without a registration left: a start that died half way, a `receive` that was killed."""
@@ -144,7 +144,7 @@ class Reaper:
             return False
 
     def _clear(self, instance_id: str) -> bool:
-        fd = locks.share(lock_name(instance_id), dir_fd=self._state.folder(INSTANCES))
+        fd = probes.share(lock_name(instance_id), dir_fd=self._state.folder(INSTANCES))
         if fd is None:
             return False
         with files.opened(fd):

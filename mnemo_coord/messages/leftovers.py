@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from mnemo_coord.disk import files, locks
+from mnemo_coord.disk import files, probes
 from mnemo_coord.disk.state_dir import INSTANCES, QUEUE, StateDir
 from mnemo_coord.findings import Finding, Severity
 from mnemo_coord.members.identity import is_id, lock_name
@@ -73,7 +73,7 @@ def _is_leftover(name: str, state: StateDir, lives: Callable[[str], bool]) -> bo
     """Whether a half-written message is nobody's any more: it names its sender and its process."""
     sender, _, rest = name.partition(".")
     pid = rest.partition(".")[0]
-    if is_id(sender) and locks.probe(lock_name(sender), dir_fd=state.folder(INSTANCES)).state is not locks.LockState.MISSING:
+    if is_id(sender) and probes.probe(lock_name(sender), dir_fd=state.folder(INSTANCES)).state is not probes.LockState.MISSING:
         return not lives(sender)
     return not (pid.isdecimal() and os.path.exists(f"/proc/{pid}"))
 

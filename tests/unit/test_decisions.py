@@ -15,7 +15,7 @@ import support
 
 from mnemo_coord import display, errors, events, loops, settings
 from mnemo_coord.disk.clock import SystemClock
-from mnemo_coord.disk.locks import LockState
+from mnemo_coord.disk.probes import LockState
 from mnemo_coord.holdings import ports
 from mnemo_coord.members import identity, liveness
 from mnemo_coord.members.identity import ProcessIdentity, check_name

@@ -16,7 +16,7 @@ import pytest
 import support
 
 from mnemo_coord import errors
-from mnemo_coord.disk import files, locks, records, signing, state_dir
+from mnemo_coord.disk import files, locks, probes, records, signing, state_dir
 from mnemo_coord.disk.clock import Stamps, SystemClock, rfc3339
 from mnemo_coord.disk.signing import Purpose, Signer
 from mnemo_coord.disk.state_dir import StateDir
@@ -234,16 +234,16 @@ def test_a_life_lock_and_those_who_look_at_it(folder: int) -> None:
     lock = locks.LifeLock.create("a.lock", dir_fd=folder)
     assert lock is not None
     assert locks.LifeLock.create("a.lock", dir_fd=folder) is None, "the name is taken"
-    seen = locks.probe("a.lock", dir_fd=folder)
-    assert (seen.state, seen.identity) == (locks.LockState.HELD, lock.identity)
-    assert locks.share("a.lock", dir_fd=folder) is None
+    seen = probes.probe("a.lock", dir_fd=folder)
+    assert (seen.state, seen.identity) == (probes.LockState.HELD, lock.identity)
+    assert probes.share("a.lock", dir_fd=folder) is None
     assert lock.is_held()
     lock.close()
-    assert locks.probe("a.lock", dir_fd=folder).state is locks.LockState.FREE
-    fd = locks.share("a.lock", dir_fd=folder)
+    assert probes.probe("a.lock", dir_fd=folder).state is probes.LockState.FREE
+    fd = probes.share("a.lock", dir_fd=folder)
     assert fd is not None
     os.close(fd)
-    assert locks.probe("b.lock", dir_fd=folder).state is locks.LockState.MISSING
+    assert probes.probe("b.lock", dir_fd=folder).state is probes.LockState.MISSING
 
 
 def test_an_owner_notices_what_it_lost(folder: int) -> None:
@@ -262,16 +262,16 @@ def test_an_owner_notices_what_it_lost(folder: int) -> None:
 def test_kept_probes_notice_the_end(folder: int) -> None:
     lock = locks.LifeLock.create("a.lock", dir_fd=folder)
     assert lock is not None
-    probes = locks.KeptProbes()
+    kept = probes.KeptProbes()
     for _ in range(3):
-        assert probes.is_held("a.lock", lock.identity, dir_fd=folder)
-    assert not probes.is_held("a.lock", (1, 1), dir_fd=folder), "another file than the registered one"
+        assert kept.is_held("a.lock", lock.identity, dir_fd=folder)
+    assert not kept.is_held("a.lock", (1, 1), dir_fd=folder), "another file than the registered one"
     identity = lock.identity
     lock.close()
-    assert not probes.is_held("a.lock", identity, dir_fd=folder)
+    assert not kept.is_held("a.lock", identity, dir_fd=folder)
     with files.opened(files.open_regular("a.lock", dir_fd=folder)) as fd:
         assert locks.take_descriptor(fd, 0), "looking leaves no lock behind"
-    probes.close()
+    kept.close()
 
 
 def test_a_forked_child_holds_nothing(folder: int) -> None:
@@ -282,7 +282,7 @@ def test_a_forked_child_holds_nothing(folder: int) -> None:
     lock.close()
     try:
         # The child closes it as the first thing it does.
-        support.wait_until(lambda: locks.probe("a.lock", dir_fd=folder).state is locks.LockState.FREE)
+        support.wait_until(lambda: probes.probe("a.lock", dir_fd=folder).state is probes.LockState.FREE)
     finally:
         child.kill()
         child.join()

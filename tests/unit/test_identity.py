@@ -15,8 +15,9 @@ import support
 from unit.fake_clock import FakeClock
 
 from mnemo_coord import errors
-from mnemo_coord.disk import locks
-from mnemo_coord.disk.locks import LifeLock, LockState
+from mnemo_coord.disk import probes
+from mnemo_coord.disk.locks import LifeLock
+from mnemo_coord.disk.probes import LockState
 from mnemo_coord.disk.state_dir import StateDir
 from mnemo_coord.members import identity
 from mnemo_coord.members.identity import ProcessIdentity, check_name, check_role, draw, is_id, lock_name
@@ -151,7 +152,7 @@ def test_an_id_is_drawn_once(state: StateDir) -> None:
     assert all(is_id(instance_id) for instance_id in ids)
     assert state.listing("instances") == sorted(map(lock_name, ids))
     for instance_id, lock in drawn:
-        assert locks.probe(lock_name(instance_id), dir_fd=state.folder("instances")).state is LockState.HELD
+        assert probes.probe(lock_name(instance_id), dir_fd=state.folder("instances")).state is LockState.HELD
         lock.remove()
 
 

@@ -19,7 +19,8 @@ from unit.fake_clock import FakeClock
 from unit.kernel import unshare
 
 from mnemo_coord.disk.clock import SystemClock
-from mnemo_coord.disk.locks import LifeLock, LockState
+from mnemo_coord.disk.locks import LifeLock
+from mnemo_coord.disk.probes import LockState
 from mnemo_coord.disk.state_dir import StateDir
 from mnemo_coord.members import identity, liveness
 from mnemo_coord.members.heartbeat import Beat

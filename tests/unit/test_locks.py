@@ -13,8 +13,9 @@ import pytest
 import support
 
 from mnemo_coord import errors
-from mnemo_coord.disk import files, locks
-from mnemo_coord.disk.locks import LifeLock, LockState
+from mnemo_coord.disk import files, locks, probes
+from mnemo_coord.disk.locks import LifeLock
+from mnemo_coord.disk.probes import LockState
 from mnemo_coord.disk.state_dir import StateDir
 from mnemo_coord.disk.watch import Change, Watch
 
@@ -60,7 +61,7 @@ def created(folder: int, name: str = NAME) -> LifeLock:
 
 
 def seen(folder: int, name: str = NAME) -> LockState:
-    return locks.probe(name, dir_fd=folder).state
+    return probes.probe(name, dir_fd=folder).state
 
 
 def descriptors_of(path: Path) -> list[int]:
@@ -149,9 +150,9 @@ def test_one_has_the_name_and_others_see_it_held(folder: int, tmp_path: Path) ->
     lock = created(folder)
     status = (tmp_path / "folder" / NAME).stat()
     assert lock.identity == (status.st_dev, status.st_ino)
-    assert locks.probe(NAME, dir_fd=folder) == locks.Probe(state=LockState.HELD, identity=lock.identity)
+    assert probes.probe(NAME, dir_fd=folder) == probes.Probe(state=LockState.HELD, identity=lock.identity)
     assert LifeLock.create(NAME, dir_fd=folder) is None
-    assert locks.share(NAME, dir_fd=folder) is None
+    assert probes.share(NAME, dir_fd=folder) is None
     assert lock.is_held()
     lock.close()
     assert LifeLock.create(NAME, dir_fd=folder) is None, "its id stays drawn until it has been reaped"
@@ -171,7 +172,7 @@ def test_what_a_probe_cannot_tell_is_unknown(folder: int, tmp_path: Path) -> Non
 
 def test_a_free_lock_that_is_shared_still_looks_free_and_is_not_taken(folder: int) -> None:
     created(folder).close()
-    shared = [locks.share(NAME, dir_fd=folder) for _ in range(3)]
+    shared = [probes.share(NAME, dir_fd=folder) for _ in range(3)]
     assert None not in shared
     assert seen(folder) is LockState.FREE
     taken: list[bool] = []
@@ -184,8 +185,8 @@ def test_a_free_lock_that_is_shared_still_looks_free_and_is_not_taken(folder: in
             os.close(held or -1)
         taker.join()
         assert taken == [True]
-        assert locks.share(NAME, dir_fd=folder) is None
-    assert locks.share("none", dir_fd=folder) is None
+        assert probes.share(NAME, dir_fd=folder) is None
+    assert probes.share("none", dir_fd=folder) is None
 
 
 def test_a_taker_gives_up_at_once_where_the_lock_is_held(folder: int) -> None:
@@ -200,7 +201,7 @@ def test_a_taker_gives_up_at_once_where_the_lock_is_held(folder: int) -> None:
 def test_a_removed_lock_is_not_shared(folder: int) -> None:
     """I17."""
     created(folder).remove()
-    assert locks.share(NAME, dir_fd=folder) is None
+    assert probes.share(NAME, dir_fd=folder) is None
     assert seen(folder) is LockState.MISSING
 
 
@@ -400,14 +401,14 @@ def test_looking_wakes_nobody(lock: LifeLock, folder: int, tmp_path: Path) -> No
     created(folder, "free.lock").close()
     watch = Watch()
     watch.add(str(tmp_path / "folder"), Change.CLOSED, woken.append)
-    kept = locks.KeptProbes()
+    kept = probes.KeptProbes()
     try:
         for name in (NAME, "free.lock", "none.lock"):
             for _ in range(20):
-                locks.probe(name, dir_fd=folder)
+                probes.probe(name, dir_fd=folder)
                 kept.is_held(name, lock.identity, dir_fd=folder)
         assert lock.is_held()
-        fd = locks.share("free.lock", dir_fd=folder)
+        fd = probes.share("free.lock", dir_fd=folder)
         assert fd is not None
         os.close(fd)
         kept.close()
@@ -421,7 +422,7 @@ def test_looking_wakes_nobody(lock: LifeLock, folder: int, tmp_path: Path) -> No
 
 
 def test_kept_probes_answer_for_the_registered_file_only(lock: LifeLock, folder: int) -> None:
-    kept = locks.KeptProbes()
+    kept = probes.KeptProbes()
     identity = lock.identity
     for _ in range(3):
         assert kept.is_held(NAME, identity, dir_fd=folder)
@@ -447,7 +448,7 @@ def test_kept_probes_are_bounded(folder: int) -> None:
     """I11."""
     owned = [created(folder, f"{number:08x}.lock") for number in range(100)]
     before = len(os.listdir("/proc/self/fd"))
-    kept = locks.KeptProbes()
+    kept = probes.KeptProbes()
     for _ in range(2):
         for lock in owned:
             assert kept.is_held(lock.name, lock.identity, dir_fd=folder)
