@@ -255,7 +255,7 @@ def layers() -> str:
 # The Python API
 
 _ORDER = (
-    "Coordinator", "Fleet", "Message", "Receipt", "Failure", "Delivery", "Instance", "Verdict", "Claim", "OwnerLock",
+    "Coordinator", "Fleet", "Message", "Receipt", "Failure", "Delivery", "Instance", "Verdict", "AgentReport", "AgentState", "Claim", "OwnerLock",
     "Event", "EventKind", "Report", "Finding", "Severity", "Settings", "CoordinationError",
 )  # fmt: skip
 

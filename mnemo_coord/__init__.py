@@ -25,11 +25,14 @@ if TYPE_CHECKING:
     from mnemo_coord.holdings.owner import OwnerLock
     from mnemo_coord.members.instance import Instance
     from mnemo_coord.members.liveness import Verdict
+    from mnemo_coord.members.reports import AgentReport, AgentState
     from mnemo_coord.messages.delivery import Delivery, Failure, Receipt
     from mnemo_coord.messages.message import Message
     from mnemo_coord.settings import Settings
 
 _HOME = {
+    "AgentReport": "members.reports",
+    "AgentState": "members.reports",
     "Claim": "holdings.claims",
     "CoordinationError": "errors",
     "Coordinator": "coordinator",
@@ -50,6 +53,8 @@ _HOME = {
 }
 
 __all__ = [
+    "AgentReport",
+    "AgentState",
     "Claim",
     "CoordinationError",
     "Coordinator",

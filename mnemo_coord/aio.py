@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mnemo_coord.holdings.owner import OwnerLock
     from mnemo_coord.members.instance import Instance
     from mnemo_coord.members.registration import Registration
+    from mnemo_coord.members.reports import AgentReport
     from mnemo_coord.messages.delivery import Delivery, Receipt
     from mnemo_coord.messages.message import Message
 
@@ -143,6 +144,11 @@ class Coordinator:
         return self.sync.registration
 
     @property
+    def token(self) -> str | None:
+        """The token of this instance's API."""
+        return self.sync.token
+
+    @property
     def healthy(self) -> bool:
         """Whether its heartbeat and its lookout work."""
         return self.sync.healthy
@@ -219,6 +225,10 @@ class Coordinator:
     async def instances(self) -> list[Instance]:
         """See `mnemo_coord.Coordinator.instances`."""
         return await asyncio.to_thread(self.sync.instances)
+
+    async def report(self, state: str, text: str = "") -> AgentReport:
+        """See `mnemo_coord.Coordinator.report`."""
+        return await asyncio.to_thread(self.sync.report, state, text)
 
     async def claim(self, name: str, *, timeout: float = 0.0) -> AsyncClaim:  # noqa: ASYNC109  # likewise
         """See `mnemo_coord.Coordinator.claim`; ``async with await me.claim("x"):``."""

@@ -19,6 +19,7 @@ from mnemo_coord.holdings.claims import Claim, ClaimKind, Holder
 from mnemo_coord.members.identity import check_name, check_role
 from mnemo_coord.members.instance import Instance
 from mnemo_coord.members.registration import Registration
+from mnemo_coord.members.reports import AgentReport
 from mnemo_coord.membership import Membership
 from mnemo_coord.messages.delivery import Delivery, Receipt
 from mnemo_coord.messages.message import NO_PAYLOAD, Message
@@ -117,6 +118,11 @@ class Coordinator:
     def registration(self) -> Registration:
         """What this instance says of itself."""
         return self._here.registration
+
+    @property
+    def token(self) -> str | None:
+        """The token of this instance's API; None where it has none."""
+        return self._here.token
 
     @property
     def healthy(self) -> bool:
@@ -224,6 +230,20 @@ class Coordinator:
     def instances(self) -> list[Instance]:
         """Everybody who is registered, with a verdict."""
         return self.fleet.instances()
+
+    @errors.translated
+    def report(self, state: str, text: str = "") -> AgentReport:
+        """Says what this instance is doing: for people who look, and published as `agent_state` wherever events are heard.
+
+        Args:
+            state: ``working``, ``idle``, ``waiting`` or ``stuck``.
+            text: at what, or for what; at most 200 characters.
+
+        Raises:
+            errors.Config: one of the two is not valid.
+            errors.State: it could not be written.
+        """
+        return self._here.report(state, text)
 
     @errors.translated
     def claim(self, name: str, *, timeout: float = 0.0) -> Claim:

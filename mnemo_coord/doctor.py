@@ -20,7 +20,7 @@ from mnemo_coord.disk.state_dir import StateDir
 from mnemo_coord.findings import Finding, Severity
 from mnemo_coord.fleet import Fleet
 from mnemo_coord.holdings import claims, ports
-from mnemo_coord.members import heartbeat, reaper, registry
+from mnemo_coord.members import heartbeat, reaper, registry, reports
 from mnemo_coord.members.registration import Registration
 from mnemo_coord.messages import leftovers
 from mnemo_coord.settings import Settings, resolve
@@ -112,6 +112,7 @@ def _checks(fleet: Fleet, *, fix: bool, only_stale: bool) -> list[Callable[[], l
         members,
         lambda: ports.check(_judged(fleet), fleet.signer),
         lambda: heartbeat.check(fleet.state, fleet.registry.read(), fix=fix),
+        partial(reports.check, fleet.state, fleet.lives, fix=fix),
         partial(claims.check, fleet.claims, fix=fix),
         partial(leftovers.check, fleet.queue, fleet.state, fleet.lives, fix=fix),
     ]

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import islice
 from typing import Any
 
 __all__ = ["Broadcaster", "Event", "EventKind"]
@@ -34,6 +35,9 @@ class EventKind(StrEnum):
     MESSAGE_DEAD_LETTERED = "message_dead_lettered"
     MESSAGE_QUARANTINED = "message_quarantined"
     PORT_TAKEN = "port_taken"
+    FINDING_FOUND = "finding_found"
+    FINDING_FIXED = "finding_fixed"
+    AGENT_STATE = "agent_state"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,6 +98,11 @@ class Broadcaster:
         return unsubscribe
 
     @property
+    def last_id(self) -> int:
+        """The id of the newest event; 0 before the first."""
+        return self._last_id
+
+    @property
     def has_subscribers(self) -> bool:
         """Whether anybody is called."""
         return bool(self._subscribers)
@@ -101,4 +110,5 @@ class Broadcaster:
     def since(self, last_id: int = 0) -> tuple[Event, ...]:
         """The kept events after ``last_id``, oldest first."""
         with self._lock:
-            return tuple(event for event in self._kept if event.id > last_id)
+            missing = min(self._last_id - last_id, len(self._kept))  # ids have no gaps
+            return tuple(islice(self._kept, len(self._kept) - missing, None)) if missing > 0 else ()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import partial
 from typing import Any, Self
 
 from mnemo_coord import errors
@@ -17,7 +18,7 @@ from mnemo_coord.disk.clock import Clock, SystemClock, rfc3339
 from mnemo_coord.disk.state_dir import StateDir
 from mnemo_coord.events import Broadcaster
 from mnemo_coord.holdings.claims import Claims
-from mnemo_coord.members import heartbeat, history, liveness
+from mnemo_coord.members import heartbeat, history, liveness, reports
 from mnemo_coord.members.identity import check_name, is_id
 from mnemo_coord.members.instance import Instance, api_url
 from mnemo_coord.members.reaper import Reaper
@@ -50,7 +51,7 @@ class Fleet:
         self.fates = Fates(self.mailboxes, self.signer, clock)
         self.sender = Sender(self.mailboxes, self.signer, clock, settings, self.events)
         self.claims = Claims(state, self.signer, clock)
-        releases = (self.queue.release_of, self.claims.release_of)
+        releases = (self.queue.release_of, self.claims.release_of, partial(reports.remove, state))
         self.reaper = Reaper(self.registry, clock, releases, settings.stalled_after)
         self._holders: tuple[Entries | None, dict[str, list[Registration]]] = (None, {})
 
@@ -102,6 +103,7 @@ class Fleet:
             api_url=None if port is None or host is None else api_url(host, port),
             at=beat.at if beat else None,
             age=evidence.beat_age,
+            report=reports.read(self.state, self.signer, registration.instance_id),
         )
 
     @errors.translated
@@ -118,6 +120,31 @@ class Fleet:
         return any(self.reaper.receives(registration) for registration in self._holders[1].get(address.text, ()))
 
     @errors.translated
+    def find(self, who: str) -> Registration:
+        """The registration of a live instance, by its id or its name.
+
+        Raises:
+            errors.NotFound: nobody alive has it.
+        """
+        entries = self.registry.read().values()
+        found = (entry.registration for entry in entries if entry.registration)
+        for registration in found:
+            if who in {registration.instance_id, registration.name} and self.lives(registration.instance_id):
+                return registration
+        raise errors.NotFound(f"no live instance is called {who!r}", hint="`mnemosyne list` shows who is alive")
+
+    @errors.translated
+    def report(self, who: str, state: str, text: str = "") -> reports.AgentReport:
+        """Notes what an instance, given by id or name, says of itself.
+
+        Raises:
+            errors.NotFound: nobody alive has that id or name.
+            errors.Config: the state or the text is not valid.
+        """
+        reports.check_report(state, text)
+        return reports.write(self.state, self.signer, self.clock, self.find(who).instance_id, state, text)
+
+    @errors.translated
     def lives(self, instance_id: str) -> bool:
         """Whether an instance, or a receiver that holds a lock without being registered, is still there."""
         entry = self.registry.read().get(instance_id)
@@ -130,7 +157,7 @@ class Fleet:
         """Reaps every dead instance and clears away failed starts. Returns their ids."""
         registrations = [entry.registration for entry in self.registry.read().values() if entry.registration]
         reaped = [registration.instance_id for registration in self.reaper.reap(registrations, self.settings.lock_timeout)]
-        return reaped + [leftover for leftover in self.reaper.leftovers() if self.reaper.clear(leftover)]
+        return reaped + [leftover for leftover in self.reaper.leftovers() if self.reaper.clear(leftover, self.settings.lock_timeout)]
 
     # What is said
 

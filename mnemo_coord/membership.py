@@ -21,13 +21,14 @@ from mnemo_coord.disk import files, signing
 from mnemo_coord.disk.clock import rfc3339
 from mnemo_coord.disk.file_system import unreliable_file_system
 from mnemo_coord.disk.files import CrashPoint
-from mnemo_coord.disk.state_dir import INSTANCES
+from mnemo_coord.disk.state_dir import INSTANCES, REPORTS
 from mnemo_coord.disk.watch import Change, Watch
 from mnemo_coord.events import Event, EventKind
 from mnemo_coord.fleet import Fleet
 from mnemo_coord.holdings.claims import Claim, ClaimKind
 from mnemo_coord.holdings.election import Candidacy, campaign
 from mnemo_coord.loops import Loop
+from mnemo_coord.members import reports, token
 from mnemo_coord.members.heartbeat import BeatFile
 from mnemo_coord.members.identity import ProcessIdentity, draw
 from mnemo_coord.members.lookout import Lookout
@@ -57,11 +58,14 @@ class Membership:
         self._watch = Watch()
         self._seen: tuple[int, ...] = ()
         self._rung: deque[str] = deque()
+        self._said: deque[str] = deque()
+        self.token = token.draw() if api else None
         self._left = False
-        self._heeding = False
+        self._heeding: set[str] = set()
         self._mutex = threading.RLock()
         addresses = [Address(text) for text in (self.instance_id, *filter(None, [name]), *(f"@{role}" for role in roles))]
         self.receiver = Receiver(fleet.queue, addresses, self.instance_id, fleet.events, fleet.settings.poll_interval)
+        self._hearing = reports.Hearing(fleet.state, fleet.signer, fleet.events)
         self._lookout = Lookout(fleet.registry, fleet.reaper, fleet.events, self.instance_id)
         self._beating = Loop("heartbeat", self._beat_step)
         self._looking = Loop("lookout", self._look_step)
@@ -107,6 +111,7 @@ class Membership:
         self._write_record()
         for address in self.receiver.addresses:
             self._watch.add(self.fleet.mailboxes.make(address), Change.TOUCHED, self.receiver.on_bell)
+        self._ensure_token()
         self._beats.beat(self.registration.seq)
         files.crash_point(CrashPoint.FIRST_BEAT_WRITTEN)
         self.fleet.registry.put(self.registration, EventKind.INSTANCE_REGISTERED)
@@ -115,6 +120,10 @@ class Membership:
         self._beating.start()
         self._looking.start()
 
+    def _ensure_token(self) -> None:
+        if self.token is not None:
+            token.ensure(self.fleet.state, self.instance_id, self.token)
+
     def _write_record(self) -> None:
         self._lock.write(self.fleet.registry.seal(self.registration))
         files.crash_point(CrashPoint.RECORD_WRITTEN)
@@ -122,7 +131,7 @@ class Membership:
     def _abandon(self) -> None:
         """A registration that failed leaves nothing behind."""
         steps = (self._stop_loops, self._watch.stop, self._release_claims)
-        for step in (*steps, self._remove_record, self._release_messages, self._beats.remove):
+        for step in (*steps, self._remove_record, self._release_messages, self._remove_files):
             with suppress(errors.CoordinationError, OSError):
                 step()
         self._lock.remove()
@@ -143,6 +152,7 @@ class Membership:
         with self._mutex:
             self._mend()
             self._beats.beat(self.registration.seq)
+            self.fleet.queue.tally.write(self.fleet.state, self.fleet.signer, self.instance_id)
 
     def _mend(self) -> None:
         state, registry = self.fleet.state, self.fleet.registry
@@ -163,6 +173,7 @@ class Membership:
             self._seen = ()
         self._mend_claims()
         self._mend_mailboxes()
+        self._ensure_token()
         version = registry.version()
         if not version or version != self._seen:
             if not registry.holds(self.registration):
@@ -204,27 +215,37 @@ class Membership:
             self._lenient_until = now + int(settings.stalled_after * 1e9)
         self._looked = now
         rung = [self._rung.popleft() for _ in range(len(self._rung))]
+        self._hearing.hear([self._said.popleft() for _ in range(len(self._said))])
         left = self._polled + settings.poll_interval - time.monotonic()
         poll = left <= 0
         again = self._lookout.look(dict.fromkeys(rung), poll=poll, judge_stalled=now >= self._lenient_until)
         if poll:
             self._polled = time.monotonic()
             self._watch.mend()
-            self._heed_deaths()
+            self._heed()
+            if REPORTS in self._heeding:
+                self._hearing.hear_all()
             # Whoever died with one of our messages in hand was no neighbour of ours, or never registered.
             self.fleet.queue.recover(self.receiver.addresses, self.instance_id, self.fleet.lives)
             left = settings.poll_interval
         return left if again is None else min(again, left)
 
-    def _heed_deaths(self) -> None:
-        """Has the kernel wake us at every death if we are a scout, or somebody here wants to be told of it."""
-        folder = str(self.fleet.state.path / INSTANCES)
-        wanted = self._lookout.is_scout or self.fleet.events.has_subscribers
-        if wanted and not self._heeding:
-            self._watch.add(folder, Change.CLOSED, self._on_closed)
-        elif self._heeding and not wanted:
-            self._watch.drop(folder)
-        self._heeding = wanted
+    def _heed(self) -> None:
+        """Has the kernel wake us at every death if we are a scout, or somebody here wants to be told; at reports only then."""
+        asked = self.fleet.events.has_subscribers
+        wanted = {
+            INSTANCES: (self._lookout.is_scout or asked, Change.CLOSED, self._on_closed),
+            REPORTS: (asked, Change.TOUCHED, self._on_report),
+        }
+        for name, (heed, change, wake) in wanted.items():
+            path = str(self.fleet.state.path / name)
+            if heed and name not in self._heeding:
+                self.fleet.state.folder(name)
+                self._watch.add(path, change, wake)
+                self._heeding.add(name)
+            elif not heed and name in self._heeding:
+                self._watch.drop(path)
+                self._heeding.discard(name)
 
     def on_event(self, callback: Callable[[Event], None]) -> Callable[[], None]:
         """See `mnemo_coord.Coordinator.on_event`."""
@@ -236,6 +257,16 @@ class Membership:
     def _on_closed(self, name: str) -> None:
         self._rung.append(name)
         self._looking.wake()
+
+    def _on_report(self, name: str) -> None:
+        self._said.append(name)
+        self._looking.wake()
+
+    def report(self, state: str, text: str) -> reports.AgentReport:
+        """See `mnemo_coord.Coordinator.report`."""
+        said = reports.write(self.fleet.state, self.fleet.signer, self.fleet.clock, self.instance_id, state, text)
+        self._on_report(reports.state_name(self.instance_id))
+        return said
 
     # Sending
 
@@ -286,7 +317,7 @@ class Membership:
         self._left = True
         self._stop_loops()
         self.fleet.registry.lock_timeout = min(self.fleet.registry.lock_timeout, _PARTING_PATIENCE)
-        steps = (self._release_claims, self._remove_record, self._release_messages, self._beats.remove)
+        steps = (self._release_claims, self._remove_record, self._release_messages, self._remove_files)
         for step in (self._watch.stop, *steps):
             try:
                 step()
@@ -306,6 +337,11 @@ class Membership:
     def _release_messages(self) -> None:
         self.fleet.queue.release_of(self.instance_id)
         files.crash_point(CrashPoint.LEAVE_MAILBOX_REMOVED)
+
+    def _remove_files(self) -> None:
+        self._beats.remove()
+        token.remove(self.fleet.state, self.instance_id)
+        reports.remove(self.fleet.state, self.instance_id)
 
     def _remove_record(self) -> None:
         self.fleet.registry.remove(self.registration, EventKind.INSTANCE_LEFT)

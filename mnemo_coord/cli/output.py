@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import logging
 import sys
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from mnemo_coord.display import printable
+from mnemo_coord.display import json_line, printable
 
-__all__ = ["complain", "configure_logging", "document", "json_line", "line", "table", "talk"]
-
-
-def json_line(value: Any) -> str:
-    """One JSON document on one line, in ASCII: dataclasses become objects, tuples arrays."""
-    return json.dumps(value, default=_plain, separators=(",", ":")).replace("\x7f", "\\u007f")
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    raise TypeError(f"{type(value).__name__} is not JSON")
+__all__ = ["complain", "configure_logging", "document", "line", "table", "talk"]
 
 
 def document(value: Any) -> None:

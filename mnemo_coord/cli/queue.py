@@ -10,7 +10,8 @@ import click
 
 from mnemo_coord import errors
 from mnemo_coord.cli.commands import Common, common
-from mnemo_coord.cli.output import document, json_line, line, table, talk
+from mnemo_coord.cli.output import document, line, table, talk
+from mnemo_coord.display import json_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

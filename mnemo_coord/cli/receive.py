@@ -12,7 +12,8 @@ import click
 
 from mnemo_coord import errors
 from mnemo_coord.cli.commands import Common, common
-from mnemo_coord.cli.output import document, json_line, line
+from mnemo_coord.cli.output import document, line
+from mnemo_coord.display import json_line
 
 if TYPE_CHECKING:
     from mnemo_coord.fleet import Fleet

@@ -53,6 +53,8 @@ class Purpose(StrEnum):
     CLAIM = "claim"
     HISTORY = "history"
     HEALTH = "health"
+    REPORT = "report"
+    TRAFFIC = "traffic"
 
 
 class Signer:

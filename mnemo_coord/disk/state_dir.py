@@ -6,9 +6,10 @@
     ├── secret                     64 hex digits: the fleet's key (signing)
     ├── process_registry.json      who has registered (members.registry)
     ├── history.jsonl              who came, left and died (members.history)
-    ├── instances/                 <id>.lock, <id>.beat (members.identity, members.heartbeat)
+    ├── instances/                 <id>.lock, <id>.beat, <id>.token (members.identity, members.heartbeat, members.token)
     ├── coordination_queue/        mailboxes, tmp/, quarantine/, dead_letter/ (messages.mailbox)
     ├── claims/                    <hex>.lock, <hex>.json (holdings.claims)
+    ├── reports/                   <id>.state, <id>.traffic: what instances say of themselves (members.reports, messages.traffic)
     ├── locks/                     registry.lock, reaper.lock, doctor.lock: permanent, empty (locks)
     └── quarantine/                damaged records, set aside under <name>.<time>
 
@@ -35,7 +36,7 @@ from mnemo_coord.disk import files
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["CLAIMS", "INSTANCES", "LOCKS", "NAME", "QUARANTINE", "QUEUE", "StateDir", "locate"]
+__all__ = ["CLAIMS", "INSTANCES", "LOCKS", "NAME", "QUARANTINE", "QUEUE", "REPORTS", "StateDir", "locate"]
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ INSTANCES: Final = "instances"
 QUEUE: Final = "coordination_queue"
 CLAIMS: Final = "claims"
 LOCKS: Final = "locks"
+REPORTS: Final = "reports"
 QUARANTINE: Final = "quarantine"
 
 _EXCLUDE_LINE: Final = f"/{NAME}/"

@@ -153,13 +153,13 @@ def read(state: StateDir, signer: Signer, instance_id: str) -> Beat | None:
 
 
 def check(state: StateDir, registered: Mapping[str, Any], *, fix: bool = False) -> list[Finding]:
-    """Heartbeat files whose instance has neither a lock file nor a registration."""
+    """Files of instances that have neither a lock file nor a registration: heartbeats, tokens."""
     names = state.listing(INSTANCES)
     owners = {name.removesuffix(".lock") for name in names if name.endswith(".lock")} | set(registered)
     found = []
     for name in names:
-        instance_id = name.removesuffix(".beat")
-        if name != instance_id and is_id(instance_id) and instance_id not in owners:
+        instance_id, _, kind = name.partition(".")
+        if kind in {"beat", "token"} and is_id(instance_id) and instance_id not in owners:
             finding = Finding(
                 code="leftover-heartbeat",
                 severity=Severity.WARNING,

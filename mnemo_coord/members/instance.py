@@ -7,6 +7,7 @@ from typing import Self
 
 from mnemo_coord.members.liveness import Verdict
 from mnemo_coord.members.registration import Registration
+from mnemo_coord.members.reports import AgentReport
 
 __all__ = ["Instance", "api_url"]
 
@@ -38,6 +39,8 @@ class Instance:
     """Seconds since the last heartbeat; None where that cannot be told."""
     branch: str | None
     worktree_path: str | None
+    report: AgentReport | None = None
+    """What it says of itself, while it lives: ``state``, ``text``, ``at``."""
 
     @classmethod
     def untrusted(cls, instance_id: str) -> Self:
@@ -58,7 +61,14 @@ class Instance:
 
     @classmethod
     def judged(
-        cls, registration: Registration, status: Verdict, *, api_url: str | None, at: str | None, age: float | None
+        cls,
+        registration: Registration,
+        status: Verdict,
+        *,
+        api_url: str | None,
+        at: str | None,
+        age: float | None,
+        report: AgentReport | None,
     ) -> Self:
         """A registration with its verdict and heartbeat."""
         return cls(
@@ -73,4 +83,5 @@ class Instance:
             heartbeat_age=age,
             branch=registration.branch,
             worktree_path=registration.worktree_path,
+            report=report if status.lives else None,
         )

@@ -120,11 +120,17 @@ class Lookout:
             self._suspect_again(instance_id)
 
     def _clear(self, instance_id: str) -> bool:
-        """A lock file without a registration closed: a `receive` or a start that died. Free what it had."""
+        """A lock file without a registration closed: a leaving, a `receive` or a start that died. Whether it is over.
+
+        What it had is freed here, or by whoever has the reaper's lock this instant; what both miss, `_clear_leftovers` finds.
+        """
         seen = probes.probe(lock_name(instance_id), dir_fd=self._registry.state.folder(INSTANCES))
         if seen.state is probes.LockState.MISSING:
             return True
-        return seen.state is probes.LockState.FREE and self._reaper.clear(instance_id)
+        if seen.state is not probes.LockState.FREE or self._reaper.may_return(instance_id):
+            return False
+        self._reaper.clear(instance_id)
+        return True
 
     def _suspect_again(self, instance_id: str) -> None:
         attempt = self._suspects.get(instance_id, 0) + 1

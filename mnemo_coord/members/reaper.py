@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from mnemo_coord import errors
 from mnemo_coord.disk import files, locks, probes
@@ -17,7 +17,7 @@ from mnemo_coord.disk.files import CrashPoint
 from mnemo_coord.disk.state_dir import INSTANCES, StateDir
 from mnemo_coord.events import EventKind
 from mnemo_coord.findings import Finding, Severity
-from mnemo_coord.members import heartbeat
+from mnemo_coord.members import heartbeat, token
 from mnemo_coord.members.identity import is_id, lock_name
 from mnemo_coord.members.liveness import Verdict, decide, examine
 
@@ -30,8 +30,6 @@ __all__ = ["Reaper", "Release", "check"]
 
 Release = Callable[[str], None]
 """Takes back what the instance with this id held in one room. Idempotent; called while nobody can take its lock."""
-_CLEARING_PATIENCE: Final = 0.2
-"""Seconds that clearing a leftover waits for another reaper; the next poll tries again."""
 
 
 class Reaper:
@@ -107,6 +105,7 @@ class Reaper:
     def _remove_files(self, instance_id: str, *, with_lock: bool) -> None:
         folder = self._state.folder(INSTANCES)
         files.remove(heartbeat.beat_name(instance_id), dir_fd=folder)
+        files.remove(token.token_name(instance_id), dir_fd=folder)
         if with_lock:
             files.remove(lock_name(instance_id), dir_fd=folder)
 
@@ -121,8 +120,13 @@ class Reaper:
         names = (name.removesuffix(".lock") for name in self._state.listing(INSTANCES) if name.endswith(".lock"))
         return [name for name in names if is_id(name) and name not in registered and self._is_free(name)]
 
-    def _lives_all_the_same(self, instance_id: str) -> bool:
-        """Whether it has lost its lock and its entry and still runs: its lock file holds its record, and it will come back."""
+    def may_return(self, instance_id: str) -> bool:
+        """Whether an id whose lock is free is registered, or has lost its lock and its entry and still runs.
+
+        Then its lock file holds its record, and it will come back.
+        """
+        if instance_id in self._registry.read():
+            return True
         original = self._registry.original(instance_id)
         return original is not None and self.verdict(original) is not Verdict.DEAD
 
@@ -135,10 +139,13 @@ class Reaper:
         seen = probes.probe(lock_name(instance_id), dir_fd=self._state.folder(INSTANCES))
         return seen.state is probes.LockState.FREE
 
-    def clear(self, instance_id: str) -> bool:
-        """Removes what an id without a registration left: a start that died half way, a `receive` that was killed."""
+    def clear(self, instance_id: str, timeout: float = 0.0) -> bool:
+        """Removes what an id without a registration left: a start that died half way, a `receive` that was killed.
+
+        ``timeout`` is how many seconds another process may be at it before this one leaves it to that one.
+        """
         try:
-            with locks.hold(self._state, "reaper", _CLEARING_PATIENCE):
+            with locks.hold(self._state, "reaper", timeout):
                 return self._clear(instance_id)
         except errors.TimedOut:
             return False
@@ -150,7 +157,7 @@ class Reaper:
         with files.opened(fd):
             # RACE: it may have registered between the look and the lock; then its lock would be held, not ours. But a
             # registration that died in between is the reaper's.
-            if instance_id in self._registry.read() or self._lives_all_the_same(instance_id):
+            if self.may_return(instance_id):
                 return False
             self._release(instance_id)
             self._remove_files(instance_id, with_lock=True)
@@ -229,4 +236,4 @@ def _leftover(reaper: Reaper, instance_id: str, *, fix: bool) -> Finding:
         message="belongs to a start that did not finish",
         hint="`mnemosyne doctor --fix` removes it",
     )
-    return finding.mended() if fix and reaper.clear(instance_id) else finding
+    return finding.mended() if fix and reaper.clear(instance_id, timeout=10.0) else finding

@@ -72,8 +72,8 @@ class Depth:
     address: str
     waiting: int
     claimed: int
-    expired: int
-    """How many of those that wait will not be handed out any more."""
+    expired: int | None
+    """How many of those that wait will not be handed out any more; None where that was not looked at."""
     oldest: float | None
     """Seconds that the oldest has been waiting, by the wall clock."""
 
@@ -101,6 +101,31 @@ class Fates:
             expired=sum(known.fate is Fate.EXPIRED for known in waiting),
             oldest=max(ages, default=None),
         )
+
+    def counts(self) -> list[Depth]:
+        """Every mailbox by the names of its files alone: cheap enough to be done all the time."""
+        return [self._count(mailbox) for mailbox in self._all()]
+
+    def _count(self, mailbox: Mailbox) -> Depth:
+        with suppress(FileNotFoundError):
+            waiting = mailbox.waiting()
+            return Depth(
+                address=mailbox.address.text,
+                waiting=len(waiting),
+                claimed=sum(1 for _ in mailbox.claims()),
+                expired=None,
+                oldest=max((age for age in map(self._age, waiting) if age is not None), default=None),
+            )
+        return Depth(address=mailbox.address.text, waiting=0, claimed=0, expired=None, oldest=None)
+
+    def _age(self, file: str) -> float | None:
+        """For people: two clocks may differ, and nobody waits less than no time."""
+        stamp = stamp_of(file)
+        return None if stamp is None else max(0.0, (self._clock.wall_ns() - stamp) / 1e9)
+
+    def aside(self) -> dict[Fate, int]:
+        """How many messages were set aside, by their fate."""
+        return {fate: set_aside.count(self._state, where) for where, fate in _SET_ASIDE.items()}
 
     def of_address(self, address: str) -> list[Known]:
         """Every message at one address: those that wait in their order, then those that are claimed."""
@@ -151,15 +176,13 @@ class Fates:
         message_id: str | None = None,
         claimed_by: str | None = None,
     ) -> Known:
-        stamp = stamp_of(file)
         return Known(
             id=message.id if message else message_id,
             fate=fate,
             address=mailbox.address.text,
             file=file,
             delivery=delivery_of(file),
-            # For people: two clocks may differ, and nobody waits less than no time.
-            age=None if stamp is None else max(0.0, (self._clock.wall_ns() - stamp) / 1e9),
+            age=self._age(file),
             claimed_by=claimed_by,
             reason="",
             message=message,

@@ -25,6 +25,7 @@ from mnemo_coord.messages.mailbox import Mailbox
 from mnemo_coord.messages.mailboxes import Mailboxes
 from mnemo_coord.messages.message import LIMIT, Message, decode
 from mnemo_coord.messages.set_aside import DEAD, REFUSED
+from mnemo_coord.messages.traffic import Tally
 
 if TYPE_CHECKING:
     from mnemo_coord.settings import Settings
@@ -49,6 +50,7 @@ class Queue:
     ) -> None:
         self.mailboxes = mailboxes
         self.signer = signer
+        self.tally = Tally(clock)
         self._state = mailboxes.state
         self._clock = clock
         self._settings = settings
@@ -145,6 +147,7 @@ class Queue:
         if not self._is_wanted(message, address, mailbox, file, claimer):
             return None
         self._in_hand.add((address.text, message.id))
+        self.tally.count(message.from_agent)
         self._tell(EventKind.MESSAGE_RECEIVED, claimer, message, delivery=delivery_of(file))
         return Delivery(self, address, mailbox, file, claimer, message)
 
@@ -286,9 +289,8 @@ class Queue:
 
     def _tell(self, kind: EventKind, instance_id: str, message: Message, **data: Any) -> None:
         if self._events is not None:
-            self._events.publish(
-                kind, instance_id, id=message.id, message_type=message.message_type, from_agent=message.from_agent, **data
-            )
+            about = {"id": message.id, "message_type": message.message_type, "from_agent": message.from_agent}
+            self._events.publish(kind, instance_id, **about, to=message.to_agent, **data)
 
 
 def _check_addressee(message: Message, address: Address, file: str) -> None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mnemo_coord.disk.signing import Signer
     from mnemo_coord.messages.sending import Sender
 
-__all__ = ["DEAD", "REFUSED", "SetAside", "drop", "entries", "find", "keep", "requeue"]
+__all__ = ["DEAD", "REFUSED", "SetAside", "count", "drop", "entries", "find", "keep", "requeue"]
 
 REFUSED: Final = "quarantine"
 DEAD: Final = "dead_letter"
@@ -91,6 +91,11 @@ def entries(state: StateDir, signer: Signer, wall_ns: int) -> Iterator[SetAside]
             if not file.endswith(_SUFFIX):
                 with suppress(FileNotFoundError):
                     yield _look(state, signer, where, file, wall_ns)
+
+
+def count(state: StateDir, where: str) -> int:
+    """How many there are in one of the two folders."""
+    return sum(not file.endswith(_SUFFIX) for file in state.listing(f"{QUEUE}/{where}"))
 
 
 def _look(state: StateDir, signer: Signer, where: str, file: str, wall_ns: int) -> SetAside:

@@ -291,7 +291,7 @@ def _report(
     counter = journals / "counter"
     violations = check(history, pending, workers.killed_at, int(counter.read_text()) if counter.exists() else 0)
     # Whoever was not killed is either at work or has left: nobody else may have been called dead.
-    violations["alive, and reported dead"] = [str(pid) for pid in told if pid not in workers.killed_at]
+    violations["alive, and reported dead"] = [_last_words(journals, pid) for pid in told if pid not in workers.killed_at]
     doctor.examine(fleet.state.path, fix=True)
     left = doctor.examine(fleet.state.path).findings
     violations["left over after the doctor"] = [f.code for f in left if f.severity is not Severity.NOTICE]
@@ -306,6 +306,16 @@ def _report(
         kills=len(killed),
         dead_letters=sum(known.fate == "dead-lettered" for known in aside),
     )
+
+
+def _last_words(journals: Path, pid: int) -> str:
+    """The end of what a process noted, and of its log: what one needs to understand why it was taken for dead."""
+    for journal in sorted(journals.glob("*.journal")):
+        lines = journal.read_text().splitlines()
+        if any(line.startswith("joined") and line.endswith(f" {pid}") for line in lines):
+            log = (journals / f"{journal.name.partition('.')[0]}.err").read_text(errors="replace").splitlines()
+            return f"{pid}: {journal.name} ends in {lines[-3:]}; its log in {log[-6:]}"
+    return str(pid)
 
 
 def _key(payload: dict[str, int | str]) -> Key:

@@ -1,0 +1,153 @@
+"""The overview: a whole fleet at one moment, as one value, for people who look at it.
+
+It joins what the rooms say (who is here, what waits, who holds what, who talks to whom, what the doctor finds) and adds what the
+processes take of the machine. Dashboards show it; nothing decides by it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import mnemo_coord
+from mnemo_coord import doctor, errors
+from mnemo_coord.disk.clock import rfc3339
+from mnemo_coord.events import EventKind
+from mnemo_coord.findings import Finding, Severity
+from mnemo_coord.members.usage import Meter, Usage
+from mnemo_coord.messages import traffic
+from mnemo_coord.messages.fates import Fate
+
+if TYPE_CHECKING:
+    from mnemo_coord.events import Broadcaster
+    from mnemo_coord.fleet import Fleet
+    from mnemo_coord.holdings.claims import Claims
+    from mnemo_coord.members.instance import Instance
+    from mnemo_coord.messages.fates import Depth
+    from mnemo_coord.messages.traffic import Flow
+
+__all__ = ["HeldClaim", "Overview", "Viewer", "held_claims"]
+
+_EXAMINED_EVERY: Final = 5.0
+"""Seconds between two looks of the doctor, who takes longer than all the rest together."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeldClaim:
+    """A claim that is held now."""
+
+    kind: str
+    """``singleton``, ``name`` or ``leader``."""
+    claim: str
+    """What is claimed."""
+    instance_id: str
+    """Who holds it."""
+    pid: int
+    epoch: int
+    """Rises by one at each taking."""
+    since: str
+    """RFC 3339, UTC."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Overview:
+    """A fleet at one moment."""
+
+    at: str
+    """RFC 3339, UTC."""
+    version: str
+    state_dir: str
+    instance_id: str | None
+    """The instance that looked; None where somebody looked from outside."""
+    last_event_id: int
+    """The newest event of the process that looked."""
+    instances: tuple[Instance, ...]
+    usage: dict[str, Usage]
+    """By id; only those that could be measured."""
+    mailboxes: tuple[Depth, ...]
+    dead_lettered: int
+    refused: int
+    claims: tuple[HeldClaim, ...]
+    flows: tuple[Flow, ...]
+    findings: tuple[Finding, ...]
+    """What the doctor found some seconds ago at most."""
+
+
+def held_claims(claims: Claims) -> tuple[HeldClaim, ...]:
+    """Every claim that is held now."""
+    return tuple(
+        HeldClaim(
+            kind=str(kind),
+            claim=holder.claim,
+            instance_id=holder.instance_id,
+            pid=holder.pid,
+            epoch=holder.epoch,
+            since=holder.since,
+        )
+        for kind, holder in claims.held()
+    )
+
+
+class Viewer:
+    """Looks at one fleet again and again. Used by one thread at a time."""
+
+    def __init__(self, fleet: Fleet, instance_id: str | None = None, *, seconds: Callable[[], float] = time.monotonic) -> None:
+        self._fleet = fleet
+        self._instance_id = instance_id
+        self._seconds = seconds
+        self._meter = Meter()
+        self._findings: tuple[Finding, ...] = ()
+        self._examined = float("-inf")
+
+    @errors.translated
+    def look(self) -> Overview:
+        """The fleet now.
+
+        Raises:
+            errors.State: the state directory cannot be read.
+        """
+        fleet = self._fleet
+        last_event_id = fleet.events.last_id  # before the rest: what happens meanwhile is told again, not lost
+        instances = fleet.instances()
+        aside = fleet.fates.aside()
+        return Overview(
+            at=rfc3339(fleet.clock.wall_ns()),
+            version=mnemo_coord.__version__,
+            state_dir=str(fleet.state.path),
+            instance_id=self._instance_id,
+            last_event_id=last_event_id,
+            instances=tuple(instances),
+            usage=self._usage(instances),
+            mailboxes=tuple(fleet.fates.counts()),
+            dead_lettered=aside[Fate.DEAD_LETTERED],
+            refused=aside[Fate.REFUSED],
+            claims=held_claims(fleet.claims),
+            flows=tuple(traffic.flows(fleet.state, fleet.signer, fleet.clock)),
+            findings=self._examine(),
+        )
+
+    def _usage(self, instances: list[Instance]) -> dict[str, Usage]:
+        living = {instance.instance_id for instance in instances if instance.status.lives}
+        entries = self._fleet.registry.read().items()
+        return self._meter.measure(entry.registration for key, entry in entries if entry.registration and key in living)
+
+    def _examine(self) -> tuple[Finding, ...]:
+        if self._seconds() - self._examined >= _EXAMINED_EVERY:
+            before = self._findings
+            self._findings = doctor.examine(self._fleet.state.path, settings=self._fleet.settings).findings
+            self._examined = self._seconds()
+            if self._instance_id is not None:
+                _tell(before, self._findings, self._fleet.events, self._instance_id)
+        return self._findings
+
+
+def _tell(before: tuple[Finding, ...], now: tuple[Finding, ...], events: Broadcaster, instance_id: str) -> None:
+    """Publishes what is new, and what is no longer there."""
+    known, seen = ({(finding.code, finding.subject) for finding in some} for some in (before, now))
+    for kind, some, others in ((EventKind.FINDING_FOUND, now, known), (EventKind.FINDING_FIXED, before, seen)):
+        for finding in some:
+            if (finding.code, finding.subject) not in others and finding.severity is not Severity.NOTICE:
+                about = {"code": finding.code, "severity": str(finding.severity), "subject": finding.subject}
+                events.publish(kind, instance_id, **about, message=finding.message, hint=finding.hint)
