@@ -157,7 +157,9 @@ class Fleet:
         """Reaps every dead instance and clears away failed starts. Returns their ids."""
         registrations = [entry.registration for entry in self.registry.read().values() if entry.registration]
         reaped = [registration.instance_id for registration in self.reaper.reap(registrations, self.settings.lock_timeout)]
-        return reaped + [leftover for leftover in self.reaper.leftovers() if self.reaper.clear(leftover, self.settings.lock_timeout)]
+        return reaped + [
+            leftover for leftover in self.reaper.leftovers() if self.reaper.clear(leftover, self.settings.lock_timeout)
+        ]
 
     # What is said
 

@@ -1,13 +1,11 @@
 """The overview: a whole fleet at one moment, as one value, for people who look at it.
 
-It joins what the rooms say (who is here, what waits, who holds what, who talks to whom, what the doctor finds) and adds what the
-processes take of the machine. Dashboards show it; nothing decides by it.
+It joins what the rooms say (who is here, what waits, who holds what, who talks to whom, what the doctor finds) and adds what
+the processes take of the machine. Dashboards show it; nothing decides by it.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -28,10 +26,10 @@ if TYPE_CHECKING:
     from mnemo_coord.messages.fates import Depth
     from mnemo_coord.messages.traffic import Flow
 
-__all__ = ["HeldClaim", "Overview", "Viewer", "held_claims"]
+__all__ = ["EXAMINED_EVERY", "HeldClaim", "Overview", "Viewer", "held_claims"]
 
-_EXAMINED_EVERY: Final = 5.0
-"""Seconds between two looks of the doctor, who takes longer than all the rest together."""
+EXAMINED_EVERY: Final = 5.0
+"""Seconds between two looks of the doctor while somebody watches."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +70,7 @@ class Overview:
     claims: tuple[HeldClaim, ...]
     flows: tuple[Flow, ...]
     findings: tuple[Finding, ...]
-    """What the doctor found some seconds ago at most."""
+    """What the doctor found when it last looked."""
 
 
 def held_claims(claims: Claims) -> tuple[HeldClaim, ...]:
@@ -91,15 +89,13 @@ def held_claims(claims: Claims) -> tuple[HeldClaim, ...]:
 
 
 class Viewer:
-    """Looks at one fleet again and again. Used by one thread at a time."""
+    """Looks at one fleet again and again; `look` in one thread at a time, `examine` perhaps in another."""
 
-    def __init__(self, fleet: Fleet, instance_id: str | None = None, *, seconds: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, fleet: Fleet, instance_id: str | None = None) -> None:
         self._fleet = fleet
         self._instance_id = instance_id
-        self._seconds = seconds
         self._meter = Meter()
         self._findings: tuple[Finding, ...] = ()
-        self._examined = float("-inf")
 
     @errors.translated
     def look(self) -> Overview:
@@ -125,7 +121,7 @@ class Viewer:
             refused=aside[Fate.REFUSED],
             claims=held_claims(fleet.claims),
             flows=tuple(traffic.flows(fleet.state, fleet.signer, fleet.clock)),
-            findings=self._examine(),
+            findings=self._findings,
         )
 
     def _usage(self, instances: list[Instance]) -> dict[str, Usage]:
@@ -133,14 +129,20 @@ class Viewer:
         entries = self._fleet.registry.read().items()
         return self._meter.measure(entry.registration for key, entry in entries if entry.registration and key in living)
 
-    def _examine(self) -> tuple[Finding, ...]:
-        if self._seconds() - self._examined >= _EXAMINED_EVERY:
-            before = self._findings
-            self._findings = doctor.examine(self._fleet.state.path, settings=self._fleet.settings).findings
-            self._examined = self._seconds()
-            if self._instance_id is not None:
-                _tell(before, self._findings, self._fleet.events, self._instance_id)
-        return self._findings
+    @errors.translated
+    def examine(self) -> bool:
+        """Has the doctor look, which takes longer than all the rest: another finding, or one less, is published.
+
+        Returns whether anything is different from the time before.
+
+        Raises:
+            errors.State: the state directory cannot be read.
+        """
+        before = self._findings
+        self._findings = doctor.examine(self._fleet.state.path, settings=self._fleet.settings).findings
+        if self._instance_id is not None:
+            _tell(before, self._findings, self._fleet.events, self._instance_id)
+        return self._findings != before
 
 
 def _tell(before: tuple[Finding, ...], now: tuple[Finding, ...], events: Broadcaster, instance_id: str) -> None:

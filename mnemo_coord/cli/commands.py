@@ -20,6 +20,8 @@ _COMMANDS: Final = {
     "send": ("send", "Send a message to an instance, a name or a @role."),
     "receive": ("receive", "Take what waits for a name or a @role."),
     "queue": ("queue", "Show every mailbox; put back or drop what was set aside."),
+    "report": ("report", "Say what an instance is doing: working, idle, waiting or stuck."),
+    "dashboard": ("dashboard", "Print the address of the web dashboard, good for one browser."),
     "doctor": ("doctor", "Look at everything; mend it with --fix."),
     "events": ("events", "Show what happened in the fleet."),
     "own": ("own", "Run a command while holding the owner lock of a file."),

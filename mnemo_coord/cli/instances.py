@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -15,34 +18,64 @@ if TYPE_CHECKING:
     from mnemo_coord.members.instance import Instance
 
 _NAME_WIDTH = 20
+_PAUSE = 0.5
+"""Seconds between two looks."""
 
 
 @click.command("list")
 @click.option("--all", "everybody", is_flag=True, help="Also those that died lately and have been cleared away.")
+@click.option("--watch", is_flag=True, help="Show it again whenever it changes, until interrupted.")
 @common
-def command(shared: Common, *, everybody: bool) -> int:
-    """Show who is in this fleet."""
+def command(shared: Common, *, everybody: bool, watch: bool) -> int:
+    """Show who is in this fleet.
+
+    With --watch and --json, one array a line.
+    """
+    found = _look(shared, everybody=everybody)
+    _show(found, shared, redraw=watch)
+    while watch:
+        time.sleep(_PAUSE)
+        found, before = _look(shared, everybody=everybody), found
+        on_screen = sys.stdout.isatty() and not shared.as_json
+        if on_screen or _steady(found) != _steady(before):  # a file does not want to hear of every heartbeat
+            _show(found, shared, redraw=True)
+    return 0
+
+
+def _look(shared: Common, *, everybody: bool) -> list[Instance]:
     from mnemo_coord.fleet import Fleet
 
     try:
         with Fleet.open(shared.dir, create=False) as fleet:
-            found = fleet.instances() + (_departed(fleet) if everybody else [])
+            return fleet.instances() + (_departed(fleet) if everybody else [])
     except errors.NotFound as error:
         if not shared.as_json:
             talk(f"{error.message} ({error.hint})" if error.hint else error.message)
-        found = []
+        return []
+
+
+def _steady(found: list[Instance]) -> list[Instance]:
+    """Without what changes at every heartbeat."""
+    return [replace(instance, last_heartbeat=None, heartbeat_age=None) for instance in found]
+
+
+def _show(found: list[Instance], shared: Common, *, redraw: bool) -> None:
     if shared.as_json:
         document(found)
-    elif found:
-        table(("INSTANCE", "NAME", "STATUS", "PID", "BEAT", "API"), [_row(instance) for instance in found])
+        return
+    if redraw and sys.stdout.isatty():
+        sys.stdout.write("\x1b[H\x1b[J")  # home, and clear to the end of the screen
+    says = any(instance.report for instance in found)
+    header = ("INSTANCE", "NAME", "STATUS", "PID", "BEAT", "API", *(["SAYS"] if says else []))
+    if found:
+        table(header, [_row(instance, says=says) for instance in found])
     else:
         talk("Nobody is here.")
-    return 0
 
 
-def _row(instance: Instance) -> tuple[str, ...]:
+def _row(instance: Instance, *, says: bool) -> tuple[str, ...]:
     age = instance.heartbeat_age
-    return (
+    cells = (
         instance.instance_id,
         _shortened(instance.name or "-"),
         instance.status,
@@ -50,6 +83,13 @@ def _row(instance: Instance) -> tuple[str, ...]:
         f"{age:.0f}s ago" if age is not None else "-",
         instance.api_url or "-",
     )
+    return (*cells, _said(instance)) if says else cells
+
+
+def _said(instance: Instance) -> str:
+    if instance.report is None:
+        return "-"
+    return f"{instance.report.state}: {instance.report.text}" if instance.report.text else str(instance.report.state)
 
 
 def _shortened(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -32,11 +33,13 @@ def talk(text: str) -> None:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Prints aligned columns; the last one is not padded."""
+    """Prints aligned columns; the last one is not padded, and ends where a terminal does."""
     cells = [list(header), *([printable(cell) for cell in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    ends = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for row in cells:
-        line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        text = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        line(text if ends is None or len(text) <= ends else f"{text[: ends - 1]}…")
 
 
 def complain(code: str, message: str, hint: str, exit_code: int, *, as_json: bool, **more: Any) -> int:

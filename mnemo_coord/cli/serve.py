@@ -121,6 +121,7 @@ def _serve_api(me: Coordinator, listener: Listener | None) -> ApiServer | None:
     api = ApiServer(me, listener)
     api.start()
     _log.info("API server [%s] listening on %s", me.instance_id, listener.url)
+    _log.debug("`mnemosyne dashboard %s` prints the address of its dashboard", me.instance_id)
     return api
 
 

@@ -24,7 +24,7 @@ from mnemo_coord.events import EventKind
 if TYPE_CHECKING:
     from mnemo_coord.disk.state_dir import StateDir
 
-__all__ = ["Fact", "append", "how_it_went", "read"]
+__all__ = ["Fact", "append", "how_it_went", "read", "version"]
 
 NAME: Final = "history.jsonl"
 OLDER: Final = "history.1.jsonl"
@@ -64,6 +64,15 @@ def _open(state: StateDir) -> int:
 def read(state: StateDir, signer: Signer) -> list[Fact]:
     """What is remembered, oldest first. Lines that are not ours are passed over."""
     return [fact for name in (OLDER, NAME) for fact in _facts(_content(state, name), signer)]
+
+
+def version(state: StateDir) -> tuple[int, ...]:
+    """Changes whenever the newer file does; cheap."""
+    try:
+        status = os.stat(NAME, dir_fd=state.fd, follow_symlinks=False)
+    except OSError:
+        return ()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def how_it_went(state: StateDir, signer: Signer, instance_id: str) -> EventKind | None:

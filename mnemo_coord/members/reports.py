@@ -4,8 +4,9 @@
 
     reports/<id>.state    a sealed record, replaced whole by rename, then touched: who watches the folder is told
 
-The instance writes it, or a program that speaks for it (`mnemosyne report`, from an agent's hook). It is no evidence of anything: the
-verdict is what is proved, the report is what is said. It ends with the instance. By hand, anything in the folder may be deleted.
+The instance writes it, or a program that speaks for it (`mnemosyne report`, from an agent's hook). It is no evidence of
+anything: the verdict is what is proved, the report is what is said. It ends with the instance. By hand, anything in the
+folder may be deleted.
 """
 
 from __future__ import annotations

@@ -4,8 +4,9 @@
 
     reports/<id>.traffic    a sealed record, replaced whole by rename, at a heartbeat before which something arrived
 
-Each instance counts what it was handed, in memory, and writes the sums down with its heartbeat: that costs a message nothing and the
-disk a write every two seconds. Whoever shows a fleet reads the sums of all. Nothing rests on them. By hand, they may be deleted.
+Each instance counts what it was handed, in memory, and writes the sums down with its heartbeat: that costs a message nothing
+and the disk a write every two seconds. Whoever shows a fleet reads the sums of all. Nothing rests on them. By hand, they may
+be deleted.
 """
 
 from __future__ import annotations
