@@ -21,6 +21,8 @@ __all__ = ["Gate", "Refusal", "Throttle", "allowed_hosts", "examine"]
 
 URL_LIMIT: Final = 2048
 """Bytes of path and query together."""
+HEADERS_LIMIT: Final = 16 * 1024
+"""Bytes of all headers together."""
 _OPEN: Final = {"/health", "/session"}
 """What needs no token: one says next to nothing, the other is where a token is shown."""
 _SAME_SITE: Final = {b"same-origin", b"none"}
@@ -66,7 +68,7 @@ def examine(headers: Headers, hosts: frozenset[bytes]) -> Refusal | None:
 class Throttle:
     """Counts failures to authenticate: so many in a burst, then so many a second, and a refusal beyond."""
 
-    def __init__(self, burst: float = 20.0, rate: float = 5.0, seconds: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, burst: float = 50.0, rate: float = 5.0, seconds: Callable[[], float] = time.monotonic) -> None:
         self._burst = burst
         self._rate = rate
         self._seconds = seconds
@@ -106,6 +108,9 @@ class Gate:
     def _refusal(self, scope: dict[str, Any]) -> Refusal | None:
         if len(scope["raw_path"]) + len(scope["query_string"]) > URL_LIMIT:
             return Refusal(HTTPStatus.REQUEST_URI_TOO_LONG, "request", f"the URL has more than {URL_LIMIT} bytes")
+        if sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > HEADERS_LIMIT:
+            too_much = f"the headers have more than {HEADERS_LIMIT} bytes"
+            return Refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "request", too_much)
         refusal = examine(scope["headers"], self._hosts)
         if refusal is not None:
             return refusal

@@ -48,7 +48,7 @@ class Pulse:
         self._looking = asyncio.Lock()
         self._examining: asyncio.Task[None] | None = None
         self._examined = float("-inf")
-        self._seen: tuple[float, Overview, str] | None = None
+        self._seen: tuple[int, float, Overview, str] | None = None
         self._unsubscribe = coordinator.on_event(self.beat)
 
     def beat(self, event: Event) -> None:
@@ -87,11 +87,10 @@ class Pulse:
         if self.streams and asked - self._examined >= EXAMINED_EVERY and (self._examining is None or self._examining.done()):
             self._examining = self._loop.create_task(self._examine())
         async with self._looking:
-            if self._seen is None or asked - self._seen[0] > _FRESH:
-                begun = time.monotonic()
-                overview, text = await self._loop.run_in_executor(self._executor, self._look)
-                self._seen = (begun, overview, text)
-            return self._seen[1], self._seen[2]
+            if self._seen is None or self._seen[0] != self.changes or asked - self._seen[1] > _FRESH:
+                before, begun = self.changes, time.monotonic()
+                self._seen = (before, begun, *await self._loop.run_in_executor(self._executor, self._look))
+            return self._seen[2:]
 
     async def _examine(self) -> None:
         """Has the doctor look, while somebody watches, and nobody wait for it."""

@@ -11,7 +11,7 @@ import errno
 import logging
 import os
 import socket
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -129,11 +129,10 @@ def answers(registration: Registration, signer: Signer, timeout: float = 1.0) ->
     nonce = os.urandom(16).hex()
     expected = proof(signer, nonce, registration.instance_id, registration.process.pid, registration.api_port)
     connection = HTTPConnection(registration.api_host, registration.api_port, timeout=timeout)
-    with suppress(OSError, HTTPException, ValueError):
+    with closing(connection), suppress(OSError, HTTPException, ValueError):
         connection.request("GET", "/health", headers={NONCE_HEADER: nonce})
-        given = connection.getresponse().getheader(PROOF_HEADER, "")
-        return len(given) == len(expected) and given == expected
-    connection.close()
+        with connection.getresponse() as response:
+            return response.getheader(PROOF_HEADER, "") == expected
     return False
 
 

@@ -470,10 +470,9 @@ def test_a_flood_is_held_back_and_can_be_left() -> None:
 
 
 def test_version_and_help_load_nothing_heavy() -> None:
-    heavy = ["textual", "rich", "orjson", "psutil", "cryptography", "mnemo_coord.client"]
+    heavy = {"textual", "rich", "orjson", "psutil", "cryptography", "mnemo_coord.client"}
     for argument in ("--version", "--help"):
         code = f"import sys; from mnemo_coord.dash.main import main; main([{argument!r}]); print(sorted({heavy} & sys.modules.keys()))"
-        code = code.replace(str(heavy), str(set(heavy)))
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout.splitlines()[-1] == "[]"
         assert "mnemosyne-dash" in done.stdout
@@ -767,7 +766,7 @@ def test_hostile_text_is_shown_and_never_obeyed(size: tuple[int, int]) -> None:
         for key in ("enter", "k", "2", "3", "slash", "[", "r", "enter"):
             await screen.press(key)
             assert not {"\x1b", "\u202e"} & set(screen.text)
-        assert ESCAPED in screen.log
+        assert ESCAPED in " ".join(screen.log.split()), "however its line is broken"
 
     mad = {
         "instance_id": "[red]x[/red]",

@@ -68,7 +68,8 @@ def test_the_origin_has_to_be_this_very_one(origin: bytes, status: int | None) -
 
 
 @pytest.mark.parametrize(
-    ("site", "status"), [(b"same-origin", None), (b"none", None), (b"same-site", 403), (b"cross-site", 403), (b"", 403), (b"x", 403)]
+    ("site", "status"),
+    [(b"same-origin", None), (b"none", None), (b"same-site", 403), (b"cross-site", 403), (b"", 403), (b"x", 403)],
 )
 def test_only_the_page_itself_and_a_person_may_ask(site: bytes, status: int | None) -> None:
     """A4."""

@@ -3,7 +3,7 @@
 
   const REFRESH_S = 2, SILENT_AFTER_S = 10, GIVE_UP_AFTER_S = 25;
   const MAX_EVENTS = 200, MAX_ATTENTION = 8, MAX_EDGES = 120, MAX_FLOW_ROWS = 200, MAX_DOTS = 60, FEW_MAILBOXES = 12;
-  const FLEET_SLOTS = 24, OUTSIDE_SLOTS = 8, DOT_MS = 1100, OLD_MESSAGE_S = 60;
+  const FLEET_SLOTS = 24, OUTSIDE_SLOTS = 8, DOT_MS = 1100, DOT_FRAME_MS = 30, PACE_MS = 120, OLD_MESSAGE_S = 60;
   const SVG = "http://www.w3.org/2000/svg";
   const API_URL = /^http:\/\/(127\.0\.0\.1|\[::1\]):(\d{1,5})$/;
   const STATUSES = ["dead", "untrusted", "stalled", "paused", "alive", "foreign"];
@@ -33,8 +33,10 @@
 
   function showControl(character) {
     const code = character.charCodeAt(0);
-    if (code < 0x20) return String.fromCharCode(0x2400 + code);
-    return code === 0x7f ? "\u2421" : "\ufffd";
+    if (code === 9) return " ";
+    if (code === 10) return "↵";
+    // Caret notation: every font has it, unlike the pictures of control characters.
+    return code < 0x20 || code === 0x7f ? `^${String.fromCharCode(code ^ 0x40)}` : "\ufffd";
   }
 
   function clean(value, limit = 300) {
@@ -137,7 +139,7 @@
 
   // ---- what arrives ------------------------------------------------------------------------------------------------------------------------------
   function takeSnapshot(overview) {
-    const now = clock(), first = state.overview === null;
+    const now = clock();
     const fleet = new Map();
     for (const instance of list(overview.instances)) {
       const id = String(instance.instance_id);
@@ -152,7 +154,7 @@
       const owner = instanceAt(box.address);
       if (owner) state.waiting.set(owner, (state.waiting.get(owner) || 0) + number(box.waiting));
     }
-    takeFlows(list(overview.flows), now, first);
+    takeFlows(list(overview.flows), now, link.fresh);
     if (link.fresh) noteMissed(overview.last_event_id);
     link.fresh = false;
     schedule("header", "attention", "picture", "instances", "mailboxes", "claims", "events");
@@ -161,8 +163,10 @@
   const findingKey = (finding) => JSON.stringify([finding.code, finding.subject]);
   const flowKey = (from, to) => JSON.stringify([from, to]);
 
+  // On a new connection nothing moves and nothing is carried over: the counters grew unseen, perhaps in another process.
   function takeFlows(flows, now, first) {
     const fresh = new Map();
+    if (first) state.flows.clear();
     for (const flow of flows) {
       const from = String(flow.from_agent), to = String(flow.to_agent), key = flowKey(from, to), old = state.flows.get(key);
       const grown = old ? Math.max(0, number(flow.count) - old.counted) : number(flow.count);
@@ -211,8 +215,10 @@
       case "message_sent": applySent(data); return;
       default: return;
     }
-    schedule("header", "attention", "picture", "instances");
+    const draw = URGENT.has(event.kind) ? scheduleNow : schedule;
+    draw("header", "attention", "picture", "instances");
   }
+  const URGENT = new Set(["instance_registered", "instance_stalled", "instance_recovered", "instance_died", "instance_left"]);
 
   function applySent(data) {
     if (!data.from_agent) return;
@@ -285,18 +291,31 @@
   }
 
   // ---- drawing on the next frame -----------------------------------------------------------------------------------------------------------------
-  const dirty = new Set();
+  const dirty = new Set(), pace = { last: 0, timer: 0, frame: 0 };
   const painters = { header: paintHeader, attention: paintAttention, picture: paintPicture, instances: paintInstances, mailboxes: paintMailboxes, claims: paintClaims, events: paintEvents };
 
   // No frame comes in a hidden tab: what changes meanwhile is drawn once when it is shown again.
+  // The first change is drawn on the next frame; a stream of them shares frames PACE_MS apart, unless it is urgent.
   function schedule(...parts) {
-    if (dirty.size === 0) requestAnimationFrame(paint);
     for (const part of parts) dirty.add(part);
+    if (pace.frame || pace.timer) return;
+    const wait = pace.last + PACE_MS - performance.now();
+    if (wait <= 0) pace.frame = requestAnimationFrame(paint);
+    else pace.timer = setTimeout(scheduleNow, wait);
+  }
+
+  function scheduleNow(...parts) {
+    for (const part of parts) dirty.add(part);
+    clearTimeout(pace.timer);
+    pace.timer = 0;
+    pace.frame ||= requestAnimationFrame(paint);
   }
 
   function paint() {
     const parts = [...dirty];
     dirty.clear();
+    pace.frame = 0;
+    pace.last = performance.now();
     for (const part of parts) if (part === "events" || state.overview) painters[part]();
   }
 
@@ -401,7 +420,7 @@
   }
 
   // ---- the picture -------------------------------------------------------------------------------------------------------------------------------
-  const picture = { svg: null, nodes: new Map(), edges: new Map(), dots: new Set(), width: 0, height: 0, points: [], running: false, narrow: false };
+  const picture = { svg: null, nodes: new Map(), edges: new Map(), dots: new Set(), width: 0, height: 0, points: [], running: false, movedAt: 0, narrow: false };
   const TOTAL_SLOTS = FLEET_SLOTS + OUTSIDE_SLOTS;
   const outsideOrder = [31, 1, 29, 3, 0, 30, 2, 28];
   const fleetOrder = spreadOrder();
@@ -417,27 +436,35 @@
     return order;
   }
 
+  // Between an ellipse and a rectangle: no arrow passes behind a third node, and labels along the top stand in even rows.
+  const bulge = (part) => Math.sign(part) * Math.abs(part) ** 0.72;
+
   function layOut() {
     const width = Math.round($("canvas").clientWidth);
     if (!width || width === picture.width) return;
     picture.width = width;
     picture.narrow = width < 560;
     picture.height = picture.narrow ? 620 : 430;
-    const { height, narrow } = picture, cx = width / 2, cy = height / 2, rx = cx - (narrow ? 74 : 128), ry = cy - 58, steps = 720, along = [0];
-    const at = (i) => { const t = Math.PI / 2 + (i / steps) * 2 * Math.PI; return { x: cx + rx * Math.cos(t), y: cy + ry * Math.sin(t) }; };
+    const { height, narrow } = picture, cx = width / 2, cy = height / 2, rx = cx - (narrow ? 84 : 128), ry = cy - 58, steps = 720, along = [0];
+    const at = (i) => { const t = Math.PI / 2 + (i / steps) * 2 * Math.PI; return { x: cx + rx * bulge(Math.cos(t)), y: cy + ry * bulge(Math.sin(t)) }; };
     for (let i = 1; i <= steps; i++) along.push(along[i - 1] + Math.hypot(at(i).x - at(i - 1).x, at(i).y - at(i - 1).y));
     picture.points = Array.from({ length: TOTAL_SLOTS }, (_, slot) => at(along.findIndex((length) => length >= ((slot + 0.5) / TOTAL_SLOTS) * along[steps])));
-    picture.svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
-    picture.svg.setAttribute("height", height);
+    for (const drawing of [picture.svg, picture.sky]) {
+      drawing.setAttribute("viewBox", `0 0 ${width} ${height}`);
+      drawing.setAttribute("height", height);
+    }
     for (const node of picture.nodes.values()) placeNode(node);
     for (const edge of picture.edges.values()) edge.shape = "";
   }
 
   function startPicture() {
     picture.svg = svg("svg", { role: "img", preserveAspectRatio: "xMidYMid meet" });
-    picture.layers = ["flows", "dots", "nodes"].map((name) => svg("g", { class: name }));
-    picture.svg.append(...picture.layers);
-    $("canvas").append(picture.svg);
+    // The dots move in a drawing of their own, so that a frame of theirs paints nothing else again.
+    picture.sky = svg("svg", { class: "sky", "aria-hidden": "true" });
+    picture.flows = svg("g");
+    picture.stand = svg("g");
+    picture.svg.append(picture.flows, picture.stand);
+    $("canvas").append(picture.svg, picture.sky);
     for (const status of ["alive", "stalled", "paused", "dead", "untrusted", "foreign"]) $("legend").append(el("li", "", mark(status), STATUS_MEANS[status]));
     const sample = (...shapes) => svg("svg", { width: 18, height: 18, viewBox: "-9 -9 18 18", "aria-hidden": "true" }, ...shapes);
     const outside = svg("g", { class: "node", "data-status": "outside" }, svg("rect", { class: "body", x: -8, y: -8, width: 16, height: 16, rx: 3 }), svg("path", { class: "glyph", d: ICONS.outside }));
@@ -503,7 +530,7 @@
     const node = { agent, kind, slot, root, title, label, body, glyph, halo, badge, pill, count, x: 0, y: 0 };
     root.addEventListener("pointerenter", () => focusOn(agent));
     root.addEventListener("pointerleave", () => focusOn(null));
-    picture.layers[2].append(root);
+    picture.stand.append(root);
     placeNode(node);
     return node;
   }
@@ -517,7 +544,7 @@
     else node.body.setAttribute("r", r);
     node.halo.setAttribute("r", r + 4);
     node.glyph.setAttribute("transform", `scale(${picture.narrow ? 1.1 : 1.35})`);
-    const dx = (point.x - cx) / (picture.points[8].x - cx), dy = (point.y - cy) / (cy - 58), right = point.x > cx, side = Math.abs(dx) > (picture.narrow ? 0.35 : 0.6);
+    const dx = (point.x - cx) / (picture.points[8].x - cx), dy = (point.y - cy) / (cy - 58), right = point.x > cx, side = Math.abs(dx) > (picture.narrow ? 0.35 : 0.8);
     // Labels along the top and the bottom stand in two rows, so that neighbours have room.
     const lift = node.slot % 2 ? 0 : 15;
     const place = side ? [(right ? 1 : -1) * (r + 8), 4 + dy * 7, right ? "start" : "end"] : [0, dy < 0 ? -(r + 10) - lift : r + 18 + lift, "middle"];
@@ -526,7 +553,7 @@
     attr(node.label, "x", place[0]);
     attr(node.label, "y", place[1]);
     attr(node.label, "text-anchor", place[2]);
-    node.room = picture.narrow ? (side ? 9 : 10) : 16;
+    node.room = picture.narrow ? 8 : side ? 15 : 12;
   }
 
   function updateNode(node) {
@@ -562,20 +589,21 @@
 
   function createEdge(flow) {
     const title = svg("title"), line = svg("path"), head = svg("path", { class: "head" }), count = svg("text");
-    const root = svg("g", { class: "flow", "data-flow": `${flow.from}>${flow.to}` }, title, line, head, count);
-    picture.layers[0].append(root);
-    return { root, title, line, head, count, from: flow.from, to: flow.to, shape: "" };
+    // The number stays readable when the arrow fades.
+    const arrow = svg("g", {}, line, head), root = svg("g", { class: "flow", "data-flow": `${flow.from}>${flow.to}` }, title, arrow, count);
+    picture.flows.append(root);
+    return { root, title, arrow, line, head, count, from: flow.from, to: flow.to, shape: "" };
   }
 
   function updateEdge(edge, flow, now, labelled) {
-    const total = flow.counted + flow.credit, age = Math.max(0, now - flow.lastAt), width = Math.min(9, 1.25 + 0.8 * Math.log2(total));
+    const total = flow.counted + flow.credit, age = Math.max(0, now - flow.lastAt), width = 1.25 + Math.min(10, Math.log2(total)) * (labelled ? 0.75 : 0.5);
     // 1 while messages come, fading over about an hour to what is just visible.
     const brightness = Math.max(0.16, 1 - 0.24 * Math.log10(1 + age / 2));
-    attr(edge.root, "opacity", brightness.toFixed(2));
+    attr(edge.arrow, "opacity", brightness.toFixed(2));
     const a = picture.nodes.get(flow.from), b = picture.nodes.get(flow.to), shape = `${a.x} ${a.y} ${b.x} ${b.y} ${width.toFixed(1)}`;
     if (edge.shape !== shape) {
       edge.shape = shape;
-      const size = 6 + width, c = curve(a, b, size), angle = (Math.atan2(c[7] - c[5], c[6 + 0] - c[4]) * 180) / Math.PI, middle = onCurve(c, 0.5);
+      const size = 6 + width, c = curve(a, b, size), angle = (Math.atan2(b.y - c[7], b.x - c[6]) * 180) / Math.PI, middle = onCurve(c, 0.5);
       edge.line.setAttribute("d", `M${c[0]} ${c[1]}C${c[2]} ${c[3]} ${c[4]} ${c[5]} ${c[6]} ${c[7]}`);
       edge.line.setAttribute("stroke-width", width.toFixed(1));
       edge.head.setAttribute("d", `M-1 ${-size / 2 - 1}L${size} 0L-1 ${size / 2 + 1}Z`);
@@ -597,7 +625,8 @@
       q = { x: a.x + reach * Math.cos(turn + 0.6), y: a.y + reach * Math.sin(turn + 0.6) };
     } else {
       const mx = (a.x + b.x) / 2, my = (a.y + b.y) / 2, bend = Math.min(34, length * 0.16);
-      const x = mx + (cx - mx) * 0.45 - ((b.y - a.y) / length) * bend, y = my + (cy - my) * 0.45 + ((b.x - a.x) / length) * bend;
+      const pull = Math.min(0.45, (0.3 * length + 24) / (Math.hypot(cx - mx, cy - my) || 1));
+      const x = mx + (cx - mx) * pull - ((b.y - a.y) / length) * bend, y = my + (cy - my) * pull + ((b.x - a.x) / length) * bend;
       p = { x: a.x + (x - a.x) * 0.67, y: a.y + (y - a.y) * 0.67 };
       q = { x: b.x + (x - b.x) * 0.67, y: b.y + (y - b.y) * 0.67 };
     }
@@ -629,6 +658,8 @@
   }
 
   function moveDots(now) {
+    if (now - picture.movedAt < DOT_FRAME_MS) return requestAnimationFrame(moveDots);
+    picture.movedAt = now;
     for (const dot of picture.dots) {
       const t = (now - dot.start) / DOT_MS;
       if (t < 0) continue;
@@ -636,7 +667,7 @@
         const a = picture.nodes.get(dot.from), b = picture.nodes.get(dot.to);
         if (t < 1 && a && b) {
           dot.path = curve(a, b, 0);
-          picture.layers[1].append(dot.node = svg("circle", { class: "dot", r: 4.5 }));
+          picture.sky.append(dot.node = svg("circle", { class: "dot", r: 4.5 }));
         }
       }
       if (t >= 1 || document.hidden) { dot.node?.remove(); picture.dots.delete(dot); continue; }
@@ -675,7 +706,7 @@
     { key: "roles", label: "Roles", value: rolesOf, text: (i) => clean(rolesOf(i), 48), title: rolesOf },
     { key: "beat", label: "Beat", numeric: true, value: beatAge, text: (i) => ageText(beatAge(i) ?? NaN) },
     { key: "port", label: "Port", value: (i) => Number(portOf(i)?.[2] ?? NaN) },
-    { key: "branch", label: "Branch", value: (i) => clean(i.branch), text: (i) => clean(i.branch, 40), title: (i) => clean(i.branch, 600) },
+    { key: "branch", label: "Branch", value: (i) => clean(i.branch), text: (i) => clean(i.branch, 26), title: (i) => clean(i.branch, 600) },
     { key: "worktree", label: "Worktree", value: (i) => clean(i.worktree_path, 2000), text: (i) => shortPath(i.worktree_path), title: (i) => clean(i.worktree_path, 2000) },
     { key: "reports", label: "Reports", value: (i) => ["stuck", "waiting", "working", "idle"].indexOf(i.report?.state) + (i.report ? 0 : 9) },
     { key: "cpu", label: "CPU", numeric: true, value: (i) => usageOf(i).cpu_percent, text: (i) => (Number.isFinite(usageOf(i).cpu_percent) ? `${usageOf(i).cpu_percent.toFixed(1)} %` : "") },
@@ -900,12 +931,12 @@
   }
 
   // ---- the stream --------------------------------------------------------------------------------------------------------------------------------
-  const link = { source: null, delay: 0.5, timer: 0, lastData: null, phase: "connecting", fresh: true };
+  const link = { source: null, delay: 0.5, timer: 0, lastData: null, phase: "connecting", fresh: true, openedAt: 0 };
 
   function connect() {
     clearTimeout(link.timer);
     link.source?.close();
-    link.fresh = true;
+    Object.assign(link, { fresh: true, openedAt: clock() });
     // A new EventSource each time: an id of the process before must not reach the next one.
     const source = link.source = new EventSource(`/events?refresh=${REFRESH_S}`);
     const on = (kind, handle) => source.addEventListener(kind, (message) => {
@@ -967,7 +998,7 @@
     attr($("connection"), "data-state", silent ? "silent" : link.phase);
     put($("connection-state"), silent ? "no data" : { ended: "session ended" }[link.phase] || link.phase);
     put($("connection-age"), quiet === null ? "" : `data ${ageText(quiet)} ago`);
-    if (link.phase === "live" && quiet > GIVE_UP_AFTER_S) retryLater();
+    if (link.source && clock() - Math.max(link.lastData ?? 0, link.openedAt) > GIVE_UP_AFTER_S) retryLater();
   }
 
   // A printed link opened in this tab changes only the hash; the door behind a reload takes the code.
