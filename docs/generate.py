@@ -255,8 +255,8 @@ def layers() -> str:
 # The Python API
 
 _ORDER = (
-    "Coordinator", "Fleet", "Message", "Receipt", "Failure", "Delivery", "Instance", "Verdict", "AgentReport", "AgentState", "Claim", "OwnerLock",
-    "Event", "EventKind", "Report", "Finding", "Severity", "Settings", "CoordinationError",
+    "Coordinator", "Fleet", "Message", "Receipt", "Failure", "Delivery", "Instance", "Verdict", "AgentReport", "AgentState",
+    "Claim", "OwnerLock", "Event", "EventKind", "Report", "Finding", "Severity", "Settings", "CoordinationError",
 )  # fmt: skip
 
 

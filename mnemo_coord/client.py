@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -169,7 +170,7 @@ class ApiSource:
         self.title = url.rstrip("/")
         self._state_dir = state_dir
         self._api: Api | None = None
-        self._closed = False
+        self._closed = threading.Event()
 
     def follow(self) -> Iterator[Frame]:
         """Yields frames until closed; called again it connects again.
@@ -177,12 +178,14 @@ class ApiSource:
         Raises:
             errors.CoordinationError: it cannot be reached, refuses, or ended.
         """
-        if self._closed:
+        if self._closed.is_set():
             return
         self._api = self._find()
         for kind, data in self._api.stream("/events?refresh=2"):
+            if self._closed.is_set():  # RACE: closed before there was a stream to be stopped
+                return
             yield Frame(kind if kind in {"snapshot", "gap"} else "event", data)
-        if not self._closed:
+        if not self._closed.is_set():
             raise errors.State.at(self.title, "the server ended the stream", hint="")
 
     def _find(self) -> Api:
@@ -201,7 +204,7 @@ class ApiSource:
 
     def close(self) -> None:
         """Makes `follow` end soon."""
-        self._closed = True
+        self._closed.set()
         if self._api is not None:
             self._api.stop()
 
@@ -214,7 +217,7 @@ class DirectorySource:
 
         self.title = str(locate(state_dir))
         self._state_dir = state_dir
-        self._closed = False
+        self._closed = threading.Event()
 
     def follow(self) -> Iterator[Frame]:
         """Yields frames until closed.
@@ -227,17 +230,17 @@ class DirectorySource:
         with Fleet.open(self._state_dir, create=False) as fleet:
             onlooker = Onlooker(fleet)
             looked = float("-inf")
-            while not self._closed:
+            while not self._closed.is_set():
                 if time.monotonic() - looked >= _LOOK_EVERY:
                     looked = time.monotonic()
                     yield Frame("snapshot", _as_parsed(onlooker.look()))
                 for event in onlooker.news():
                     yield Frame("event", _as_parsed(event))
-                time.sleep(_STEP)
+                self._closed.wait(_STEP)
 
     def close(self) -> None:
         """Makes `follow` end soon."""
-        self._closed = True
+        self._closed.set()
 
 
 def _as_parsed(value: Any) -> dict[str, Any]:

@@ -16,6 +16,8 @@ __all__ = ["LIMIT", "Connection"]
 
 LIMIT: Final = 64
 """Connections at a time."""
+_UNSENT: Final = 16 * 1024
+"""Bytes that are kept for a client that does not read, beyond what the kernel keeps."""
 DEADLINE: Final = 10.0
 """Seconds in which a request has to be there, from its first byte to its last."""
 
@@ -34,6 +36,7 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Takes a connection, and ends the longest idle one where there are too many."""
         super().connection_made(transport)
+        transport.set_write_buffer_limits(high=_UNSENT)
         self.app_state = {**self.app_state, "transport": transport}
         self.since = self.loop.time()
         self._review()

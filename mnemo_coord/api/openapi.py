@@ -195,7 +195,7 @@ _OUTGOING: Final = {
         "durable": {"type": "boolean"},
     },
     "required": ["type"],
-    "oneOf": [{"required": ["to"]}, {"required": ["all"]}],
+    "oneOf": [{"required": ["to"]}, {"required": ["all"], "not": {"required": ["reply_to"]}}],
     "additionalProperties": False,
 }
 _EMISSION: Final = {

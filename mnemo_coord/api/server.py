@@ -25,7 +25,7 @@ __all__ = ["ApiServer"]
 
 _log = logging.getLogger(__name__)
 
-_THREADS: Final = 4
+_THREADS: Final = 3
 """For what touches files: enough that a slow look does not hold up a message."""
 _PARTING: Final = 0.5
 _GRACE: Final = 2

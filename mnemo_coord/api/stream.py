@@ -29,7 +29,7 @@ _LONGEST: Final = 3600.0
 """Seconds: between two signs of life, until a reader that does not read is cut off, and until a stream ends by itself."""
 _SETTLED: Final = 0.05
 """Seconds after a change until a fresh overview is sent: changes come in bursts."""
-_AT_ONCE: Final = 200
+_AT_ONCE: Final = 50
 """Events in one piece."""
 _ID: Final = re.compile(rb"[0-9]{1,15}", re.ASCII)
 _REFRESH: Final = re.compile(rb"(?:^|&)refresh=([0-9]{1,4})(?:\.[0-9]{1,3})?(?:&|$)", re.ASCII)

@@ -289,7 +289,8 @@ def test_whoever_took_the_port_gets_no_token(state_dir: Path, port_base: int) ->
             self.end_headers()
             self.wfile.write(b'{"status":"ok"}')
 
-        do_POST = do_GET
+        def do_POST(self) -> None:
+            self.do_GET()
 
         def log_message(self, *_: object) -> None:
             pass

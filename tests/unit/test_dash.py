@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import support
 
+from mnemo_coord.client import Frame
 from mnemo_coord.dash import attention, filters, following, journal, main, reading, rows, sentences, summary, view, wording
-from mnemo_coord.dash.source import Frame
 from mnemo_coord.errors import Config, State
 
 AT = "2026-11-24T21:40:00.123Z"

@@ -22,7 +22,7 @@
 
   const state = {
     overview: null, arrived: 0, instances: new Map(), usage: new Map(), mailboxes: [], claims: [], findings: new Map(), flows: new Map(),
-    deadLettered: 0, refused: 0, events: [], shownEvents: [], paused: false, held: 0, lastEventId: null, serial: 0,
+    deadLettered: 0, refused: 0, events: [], shownEvents: [], paused: false, held: 0, lastEventId: null, server: null, serial: 0, waiting: new Map(),
     sort: null, allAttention: false, allMailboxes: false,
   };
 
@@ -443,8 +443,8 @@
     const width = Math.round($("canvas").clientWidth);
     if (!width || width === picture.width) return;
     picture.width = width;
-    picture.narrow = width < 560;
-    picture.height = picture.narrow ? 620 : 430;
+    picture.narrow = width < 760;
+    picture.height = picture.narrow ? 560 : 430;
     const { height, narrow } = picture, cx = width / 2, cy = height / 2, rx = cx - (narrow ? 84 : 128), ry = cy - 58, steps = 720, along = [0];
     const at = (i) => { const t = Math.PI / 2 + (i / steps) * 2 * Math.PI; return { x: cx + rx * bulge(Math.cos(t)), y: cy + ry * bulge(Math.sin(t)) }; };
     for (let i = 1; i <= steps; i++) along.push(along[i - 1] + Math.hypot(at(i).x - at(i - 1).x, at(i).y - at(i - 1).y));
@@ -599,14 +599,14 @@
     const total = flow.counted + flow.credit, age = Math.max(0, now - flow.lastAt), width = 1.25 + Math.min(10, Math.log2(total)) * (labelled ? 0.75 : 0.5);
     // 1 while messages come, fading over about an hour to what is just visible.
     const brightness = Math.max(0.16, 1 - 0.24 * Math.log10(1 + age / 2));
-    attr(edge.arrow, "opacity", brightness.toFixed(2));
+    for (const name of ["stroke-opacity", "fill-opacity"]) attr(edge.arrow, name, (Math.round(brightness * 25) / 25).toFixed(2));
     const a = picture.nodes.get(flow.from), b = picture.nodes.get(flow.to), shape = `${a.x} ${a.y} ${b.x} ${b.y} ${width.toFixed(1)}`;
     if (edge.shape !== shape) {
       edge.shape = shape;
       const size = 6 + width, c = curve(a, b, size), angle = (Math.atan2(b.y - c[7], b.x - c[6]) * 180) / Math.PI, middle = onCurve(c, 0.5);
       edge.line.setAttribute("d", `M${c[0]} ${c[1]}C${c[2]} ${c[3]} ${c[4]} ${c[5]} ${c[6]} ${c[7]}`);
       edge.line.setAttribute("stroke-width", width.toFixed(1));
-      edge.head.setAttribute("d", `M-1 ${-size / 2 - 1}L${size} 0L-1 ${size / 2 + 1}Z`);
+      edge.head.setAttribute("d", `M-.2 ${-size / 2 - 1}L${size} 0L-.2 ${size / 2 + 1}Z`);
       edge.head.setAttribute("transform", `translate(${c[6]} ${c[7]}) rotate(${angle.toFixed(1)})`);
       edge.count.setAttribute("x", middle[0]);
       edge.count.setAttribute("y", middle[1] + 4);
