@@ -38,7 +38,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 def build(coordinator: Coordinator, pulse: Pulse, executor: Executor) -> Any:
     """The application that answers for one instance, behind its gate. An ASGI application."""
     registration = coordinator.registration
-    sessions = Sessions(registration.instance_id, coordinator.token or "")
+    sessions = Sessions(registration.api_port or 0, coordinator.token or "", coordinator.fleet.signer)
     rooms = _Rooms(coordinator, pulse, executor, sessions)
     routes = [
         Route("/health", rooms.health, methods=["GET"]),

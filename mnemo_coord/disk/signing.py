@@ -55,6 +55,7 @@ class Purpose(StrEnum):
     HEALTH = "health"
     REPORT = "report"
     TRAFFIC = "traffic"
+    SESSION = "session"
 
 
 class Signer:

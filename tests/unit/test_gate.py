@@ -12,9 +12,11 @@ from mnemo_coord.api.gate import Throttle, allowed_hosts, examine
 from mnemo_coord.api.requests import Emission, Introduction, Outgoing
 from mnemo_coord.api.sessions import CODE_LIFETIME, Sessions
 from mnemo_coord.api.stream import last_event_id, refresh_interval
+from mnemo_coord.disk.signing import Signer
 
 HOSTS = allowed_hosts("127.0.0.1", 3000)
 TOKEN = "ab" * 32
+SIGNER = Signer(b"s" * 32)
 
 
 def judged(*headers: tuple[bytes, bytes], hosts: frozenset[bytes] = HOSTS) -> int | None:
@@ -100,27 +102,51 @@ def test_no_two_lengths_and_no_other_protocol() -> None:
     ],
 )  # fmt: skip
 def test_the_token_lets_in(value: str, admitted: bool) -> None:
-    assert Sessions("a1b2c3d4", TOKEN).admits([(b"authorization", value.encode("latin-1"))]) is admitted
+    assert Sessions(3000, TOKEN, SIGNER).admits([(b"authorization", value.encode("latin-1"))]) is admitted
 
 
-def test_a_cookie_is_good_for_its_instance_and_its_token_only() -> None:
+def test_a_cookie_is_good_at_its_port_in_its_fleet_and_for_a_week() -> None:
     """S12: all servers on localhost share one jar of cookies."""
-    mine, other = Sessions("a1b2c3d4", TOKEN), Sessions("e5f6a7b8", "cd" * 32)
+    now = [1000.0]
+    mine = Sessions(3000, TOKEN, SIGNER, seconds=lambda: now[0])
+    other = Sessions(3001, "cd" * 32, SIGNER, seconds=lambda: now[0])
     made = mine.new_cookie()
     name, _, value = made.partition(";")[0].partition("=")
     assert {"HttpOnly", "SameSite=Strict", "Path=/"} <= {part.strip() for part in made.split(";")}
     jar = f"theme=dark; {name}={value}; {other.new_cookie().partition(';')[0]}".encode()
     assert mine.admits([(b"cookie", jar)])
     assert other.admits([(b"cookie", jar)])
-    assert not other.admits([(b"cookie", f"mnemosyne_e5f6a7b8={value}".encode())])
-    assert not Sessions("a1b2c3d4", "cd" * 32).admits([(b"cookie", f"{name}={value}".encode())]), "the token is another by now"
-    for spoiled in (f"{name}=", f"{name}=.", f"{name}={value}0", f"{name}={value[1:]}", f"{name}x={value}"):
-        assert not mine.admits([(b"cookie", spoiled.encode())])
+    assert not other.admits([(b"cookie", f"mnemosyne_3001={value}".encode())])
+    assert not Sessions(3000, TOKEN, Signer(b"x" * 32)).admits([(b"cookie", jar)]), "another fleet took the port"
+    assert Sessions(3000, "ef" * 32, SIGNER, seconds=lambda: now[0]).admits([(b"cookie", jar)]), "it was started again"
+    number, until, mac = value.split(".")
+    forged = [
+        f"{number}.{int(until) + 1}.{mac}",
+        f"{number}.{mac}",
+        f"{number}..{mac}",
+        f"{number}.-1.{mac}",
+        f"{number}.{until}.{mac[:-1]}g",
+    ]
+    for spoiled in (
+        "",
+        ".",
+        "..",
+        f"{value}0",
+        value[1:],
+        value.upper(),
+        f"{number}.{until}.",
+        f"{number}.{until}.\xe9",
+        *forged,
+    ):
+        assert not mine.admits([(b"cookie", f"{name}={spoiled}".encode("latin-1"))]), spoiled
+    assert not mine.admits([(b"cookie", f"{name}x={value}".encode())])
+    now[0] += 7 * 86400 + 1
+    assert not mine.admits([(b"cookie", jar)])
 
 
 def test_a_code_is_good_once_and_for_a_minute() -> None:
     now = [0.0]
-    sessions = Sessions("a1b2c3d4", TOKEN, seconds=lambda: now[0])
+    sessions = Sessions(3000, TOKEN, SIGNER, seconds=lambda: now[0])
     code = sessions.new_code()
     assert not sessions.use_code("0" * 32)
     assert sessions.use_code(code)

@@ -3,7 +3,7 @@
 
   const REFRESH_S = 2, SILENT_AFTER_S = 10, GIVE_UP_AFTER_S = 25;
   const MAX_EVENTS = 200, MAX_ATTENTION = 8, MAX_EDGES = 120, MAX_FLOW_ROWS = 200, MAX_DOTS = 60, FEW_MAILBOXES = 12;
-  const FLEET_SLOTS = 24, OUTSIDE_SLOTS = 8, DOT_MS = 1100, DOT_FRAME_MS = 30, PACE_MS = 120, OLD_MESSAGE_S = 60;
+  const FLEET_SLOTS = 24, OUTSIDE_SLOTS = 8, DOT_MS = 1100, DOT_FRAME_MS = 32, PACE_MS = 25, OLD_MESSAGE_S = 60;
   const SVG = "http://www.w3.org/2000/svg";
   const API_URL = /^http:\/\/(127\.0\.0\.1|\[::1\]):(\d{1,5})$/;
   const STATUSES = ["dead", "untrusted", "stalled", "paused", "alive", "foreign"];
@@ -28,7 +28,6 @@
 
   // ---- text of strangers -------------------------------------------------------------------------------------------------------------------------
   const UNSAFE = /[\u0000-\u001f\u007f-\u009f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g;
-
   const PILES = /(\p{M}{2})\p{M}+/gu;
 
   function showControl(character) {
@@ -341,8 +340,9 @@
     const add = (key, level, title, detail, hint) => items.push({ key, level, title, detail, hint: hint || "" });
     for (const instance of state.instances.values()) {
       const { id, status, report } = instance, label = { name: clean(instance.name || id, 48), id };
-      const finding = [...state.findings.values()].find((f) => f.subject === id && f.code === `instance-${status}`);
       if (["dead", "untrusted", "stalled"].includes(status)) {
+        // One thing to look at, not two: the finding about this very state only lends its command.
+        const finding = state.findings.get(findingKey({ code: `instance-${status}`, subject: id }));
         if (finding) merged.add(finding);
         const beat = instance.beatAt === null ? "" : `last beat ${ageText(now - instance.beatAt)} ago`;
         add(`status ${id}`, status === "stalled" ? "warn" : "bad", [label, status === "stalled" ? " has stalled" : ` is ${status}`], beat, finding?.hint);
