@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from mnemo_coord import errors
 from mnemo_coord.display import json_line
+from mnemo_coord.events import EventKind
 
 __all__ = ["CAREFUL", "dashboard", "door", "failed", "json", "refused"]
 
@@ -63,7 +64,10 @@ def _asset(name: str) -> str:
 
 def dashboard() -> Response:
     """The web dashboard: one document with its style and script, and no other source of either."""
-    text = _asset("dashboard.html").replace("{{css}}", _asset("dashboard.css")).replace("{{js}}", _asset("dashboard.js"))
+    parts = {"kinds": " ".join(EventKind), "css": _asset("dashboard.css"), "js": _asset("dashboard.js")}
+    text = _asset("dashboard.html")
+    for name, part in parts.items():
+        text = text.replace(f"{{{{{name}}}}}", part)
     return _page(text, HTTPStatus.OK)
 
 

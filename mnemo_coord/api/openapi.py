@@ -181,22 +181,21 @@ _HEALTH: Final = _object(
         "subscribers": {"type": "integer", "minimum": 0},
     }
 )
+_OF_A_MESSAGE: Final = {
+    "type": {"type": "string", "pattern": "^[A-Za-z][A-Za-z0-9]{0,63}$", "description": "1 to 64 printable characters."},
+    "payload": {"description": "Any JSON value; the message has at most 1,024 bytes."},
+    "from": {**_NAME, "description": "The name of a program that is no instance; default: this instance."},
+    "message_id": _NAME,
+    "ttl": {"type": "number", "exclusiveMinimum": 0, "maximum": 3.2e9, "description": "Seconds."},
+    "durable": {"type": "boolean"},
+}
+_TO_ONE: Final = {"to": {**_ADDRESS, "description": "An instance id, a name, or @ROLE."}, "reply_to": _NAME}
+_TO_ALL: Final = {"all": {"const": True, "description": "To every live instance but the sender."}}
 _OUTGOING: Final = {
-    "type": "object",
-    "properties": {
-        "to": {**_ADDRESS, "description": "An instance id, a name, or @ROLE."},
-        "all": {"const": True, "description": "Instead of `to`: every live instance but the sender."},
-        "type": {"type": "string", "pattern": "^[A-Za-z][A-Za-z0-9]{0,63}$", "description": "1 to 64 printable characters."},
-        "payload": {"description": "Any JSON value; the message has at most 1,024 bytes."},
-        "from": {**_NAME, "description": "The name of a program that is no instance; default: this instance."},
-        "message_id": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"},
-        "reply_to": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"},
-        "ttl": {"type": "number", "exclusiveMinimum": 0, "maximum": 3.2e9, "description": "Seconds."},
-        "durable": {"type": "boolean"},
-    },
-    "required": ["type"],
-    "oneOf": [{"required": ["to"]}, {"required": ["all"], "not": {"required": ["reply_to"]}}],
-    "additionalProperties": False,
+    "oneOf": [
+        {**_object({**addressed, **_OF_A_MESSAGE}), "required": [next(iter(addressed)), "type"]}
+        for addressed in (_TO_ONE, _TO_ALL)
+    ]
 }
 _EMISSION: Final = {
     "type": "object",

@@ -65,6 +65,8 @@ def test_success_is_one_valid_document(state_dir: Path) -> None:
         validate(support.run("--dir", state_dir, "doctor", "--json").json, "doctor")
         validate(support.run("--dir", state_dir, "events", "--json").json, "events")
         validate(support.run("--dir", state_dir, "config", "show", "--json").json, "config")
+        validate(support.run("--dir", state_dir, "report", "idle", "--as", "inbox", "--json").json, "report")
+        validate(support.run("--dir", state_dir, "list", "--json").json, "list")
         follow = [support.MNEMOSYNE, "--dir", str(state_dir), "events", "--follow", "--json"]
         with support.Child(follow, state_dir.parent / "follow") as events:
             events.wait_for("instance_registered")
@@ -72,7 +74,7 @@ def test_success_is_one_valid_document(state_dir: Path) -> None:
             assert served.stop() == 0
             events.wait_for("instance_left")
             for line in events.printed.splitlines():
-                validate(json.loads(line), "fact")
+                validate(json.loads(line), "event")
             assert events.stop(signal.SIGINT) == 130
         for line in served.printed.splitlines():
             validate(json.loads(line), "event")

@@ -3,7 +3,7 @@
 
   const REFRESH_S = 2, SILENT_AFTER_S = 10, GIVE_UP_AFTER_S = 25;
   const MAX_EVENTS = 200, MAX_ATTENTION = 8, MAX_EDGES = 120, MAX_FLOW_ROWS = 200, MAX_DOTS = 60, FEW_MAILBOXES = 12;
-  const FLEET_SLOTS = 24, OUTSIDE_SLOTS = 8, DOT_MS = 1100, DOT_FRAME_MS = 32, PACE_MS = 25, OLD_MESSAGE_S = 60;
+  const FLEET_SLOTS = 24, OUTSIDE_SLOTS = 8, DOT_MS = 1100, DOT_FRAME_MS = 32, LIST_MS = 33, PACE_MS = 200, OLD_MESSAGE_S = 60;
   const SVG = "http://www.w3.org/2000/svg";
   const API_URL = /^http:\/\/(127\.0\.0\.1|\[::1\]):(\d{1,5})$/;
   const STATUSES = ["dead", "untrusted", "stalled", "paused", "alive", "foreign"];
@@ -14,8 +14,8 @@
   const STATUS_MEANS = {
     alive: "alive", stalled: "stalled: beats late", paused: "paused", dead: "dead", untrusted: "untrusted", foreign: "foreign: of another machine or user", outside: "sender outside the fleet",
   };
-  const KINDS = ["instance_registered", "instance_stalled", "instance_recovered", "instance_died", "instance_left", "message_sent", "message_received",
-    "message_acknowledged", "message_dead_lettered", "message_quarantined", "port_taken", "finding_found", "finding_fixed", "agent_state"];
+  // EventSource hands out named events only to those who ask by name: the server says which there are.
+  const KINDS = document.body.dataset.kinds.split(" ");
   const $ = (id) => document.getElementById(id);
   const clock = () => performance.now() / 1000;
   const stillness = matchMedia("(prefers-reduced-motion: reduce)");
@@ -290,32 +290,39 @@
   }
 
   // ---- drawing on the next frame -----------------------------------------------------------------------------------------------------------------
-  const dirty = new Set(), pace = { last: 0, timer: 0, frame: 0 };
+  const dirty = new Set(), pace = { last: 0, listed: 0, timer: 0, frame: 0, urgent: false };
   const painters = { header: paintHeader, attention: paintAttention, picture: paintPicture, instances: paintInstances, mailboxes: paintMailboxes, claims: paintClaims, events: paintEvents };
 
   // No frame comes in a hidden tab: what changes meanwhile is drawn once when it is shown again.
-  // The first change is drawn on the next frame; a stream of them shares frames PACE_MS apart, unless it is urgent.
+  // The first change is drawn on the next frame. Of a stream of them the list of events keeps up; the rest shares frames PACE_MS apart, unless it is urgent.
   function schedule(...parts) {
     for (const part of parts) dirty.add(part);
-    if (pace.frame || pace.timer) return;
-    const wait = pace.last + PACE_MS - performance.now();
-    if (wait <= 0) pace.frame = requestAnimationFrame(paint);
-    else pace.timer = setTimeout(scheduleNow, wait);
+    plan();
   }
 
   function scheduleNow(...parts) {
-    for (const part of parts) dirty.add(part);
+    pace.urgent = true;
+    schedule(...parts);
+  }
+
+  function plan() {
     clearTimeout(pace.timer);
-    pace.timer = 0;
-    pace.frame ||= requestAnimationFrame(paint);
+    if (pace.frame || !dirty.size) return;
+    const now = performance.now(), listed = dirty.has("events");
+    const wait = Math.min(listed ? pace.listed + LIST_MS - now : Infinity, dirty.size > Number(listed) ? pace.last + PACE_MS - now : Infinity);
+    if (pace.urgent || wait <= 0) pace.frame = requestAnimationFrame(paint);
+    else pace.timer = setTimeout(plan, wait);
   }
 
   function paint() {
-    const parts = [...dirty];
-    dirty.clear();
-    pace.frame = 0;
-    pace.last = performance.now();
-    for (const part of parts) if (part === "events" || state.overview) painters[part]();
+    const now = performance.now(), all = pace.urgent || now >= pace.last + PACE_MS;
+    const parts = [...dirty].filter((part) => all || part === "events");
+    Object.assign(pace, { frame: 0, urgent: false, listed: now, last: all ? now : pace.last });
+    for (const part of parts) {
+      dirty.delete(part);
+      if (part === "events" || state.overview) painters[part]();
+    }
+    plan();
   }
 
   function paintHeader() {
@@ -951,13 +958,7 @@
     on("gap", (data) => keepEvent({ id: `gap-${++state.serial}`, kind: "gap", at: new Date().toISOString(), data }));
     for (const kind of KINDS) on(kind, takeEvent);
     on("message", takeEvent);
-    listenForNewKinds(source, on);
     source.onerror = () => { if (source === link.source) retryLater(); };
-  }
-
-  // EventSource hands out named events only to those who ask by name: these are the announced later kinds.
-  function listenForNewKinds(source, on) {
-    for (const kind of ["branch_joined", "branch_left", "branch_changed", "worktree_added", "worktree_removed", "claim_taken", "claim_released", "leader_elected", "instance_paused", "instance_resumed"]) on(kind, takeEvent);
   }
 
   async function retryLater() {
