@@ -14,6 +14,7 @@ from mnemo_coord import doctor, errors
 from mnemo_coord.disk.clock import rfc3339
 from mnemo_coord.events import EventKind
 from mnemo_coord.findings import Finding, Severity
+from mnemo_coord.members import history
 from mnemo_coord.members.usage import Meter, Usage
 from mnemo_coord.messages import traffic
 from mnemo_coord.messages.fates import Fate
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from mnemo_coord.events import Broadcaster
     from mnemo_coord.fleet import Fleet
     from mnemo_coord.holdings.claims import Claims
+    from mnemo_coord.members.history import Fact
     from mnemo_coord.members.instance import Instance
     from mnemo_coord.messages.fates import Depth
     from mnemo_coord.messages.traffic import Flow
@@ -30,6 +32,9 @@ __all__ = ["EXAMINED_EVERY", "HeldClaim", "Overview", "Viewer", "held_claims"]
 
 EXAMINED_EVERY: Final = 5.0
 """Seconds between two looks of the doctor while somebody watches."""
+
+_REMEMBERED: Final = 30
+"""Facts of the past."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,6 +76,8 @@ class Overview:
     flows: tuple[Flow, ...]
     findings: tuple[Finding, ...]
     """What the doctor found when it last looked."""
+    past: tuple[Fact, ...]
+    """Who came, left and died lately, oldest first."""
 
 
 def held_claims(claims: Claims) -> tuple[HeldClaim, ...]:
@@ -96,6 +103,7 @@ class Viewer:
         self._instance_id = instance_id
         self._meter = Meter()
         self._findings: tuple[Finding, ...] = ()
+        self._remembered: tuple[tuple[int, ...], tuple[Fact, ...]] | None = None
 
     @errors.translated
     def look(self) -> Overview:
@@ -122,12 +130,19 @@ class Viewer:
             claims=held_claims(fleet.claims),
             flows=tuple(traffic.flows(fleet.state, fleet.signer, fleet.clock)),
             findings=self._findings,
+            past=self._past(),
         )
 
     def _usage(self, instances: list[Instance]) -> dict[str, Usage]:
         living = {instance.instance_id for instance in instances if instance.status.lives}
         entries = self._fleet.registry.read().items()
         return self._meter.measure(entry.registration for key, entry in entries if entry.registration and key in living)
+
+    def _past(self) -> tuple[Fact, ...]:
+        version = history.version(self._fleet.state)
+        if self._remembered is None or self._remembered[0] != version:
+            self._remembered = (version, tuple(self._fleet.departed()[-_REMEMBERED:]))
+        return self._remembered[1]
 
     @errors.translated
     def examine(self) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, Final
 import mnemo_coord
 from mnemo_coord.doctor import Status
 from mnemo_coord.findings import Finding
+from mnemo_coord.members.history import Fact
 from mnemo_coord.members.identity import ProcessIdentity
 from mnemo_coord.members.instance import Instance
 from mnemo_coord.members.reports import TEXT_LIMIT, AgentReport, AgentState
@@ -24,7 +25,7 @@ from mnemo_coord.overview import HeldClaim, Overview
 __all__ = ["document", "shape"]
 
 _NAMES: Final[dict[str, Any]] = {
-    kind.__name__: kind for kind in (Depth, Finding, Flow, HeldClaim, Instance, ProcessIdentity, Usage, AgentReport)
+    kind.__name__: kind for kind in (Depth, Fact, Finding, Flow, HeldClaim, Instance, ProcessIdentity, Usage, AgentReport)
 }
 """Types that the modules name for type checkers only."""
 _PLAIN: Final[dict[Any, dict[str, Any]]] = {

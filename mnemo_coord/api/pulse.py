@@ -40,6 +40,8 @@ class Pulse:
         """The connections of the open event streams."""
         self.changes = 0
         """Rises with every event after which the overview is another one."""
+        self.changed = 0.0
+        """When it last did, on the monotonic clock."""
         self._viewer = Viewer(coordinator.fleet, coordinator.instance_id)
         self._executor = executor
         self._loop = asyncio.get_running_loop()
@@ -55,6 +57,7 @@ class Pulse:
         """Something happened. Called in the thread that published it."""
         if event.kind not in _TRAFFIC:
             self.changes += 1
+            self.changed = time.monotonic()
         # RACE: a thread that reads this just before it is cleared schedules nothing, and the call that clears it wakes all
         # the same.
         if not self._scheduled:
@@ -97,7 +100,7 @@ class Pulse:
         try:
             if await self._loop.run_in_executor(self._executor, self._viewer.examine):
                 self.changes += 1
-                self._seen = None
+                self.changed = time.monotonic()
                 self._wake()
         except errors.CoordinationError as error:
             _log.debug("The doctor cannot look: %s", error)

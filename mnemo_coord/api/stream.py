@@ -144,17 +144,22 @@ class Stream:
     def _wants_overview(self, reader: _Reader, now: float) -> bool:
         if reader.refresh is None:
             return False
-        waited = now - reader.refreshed
-        return waited >= reader.refresh or (reader.changes != self._pulse.changes and waited >= _SETTLED)
+        return now >= self._overview_due(reader, reader.refresh)
 
     def _patience(self, reader: _Reader) -> float:
         """How long nothing has to be sent unless something happens."""
         now = time.monotonic()
         left = [reader.pinged + _PING - now]
         if reader.refresh is not None:
-            changed = reader.changes != self._pulse.changes
-            left.append(reader.refreshed + (_SETTLED if changed else reader.refresh) - now)
+            left.append(self._overview_due(reader, reader.refresh) - now)
         return max(0.001, min(left))
+
+    def _overview_due(self, reader: _Reader, refresh: float) -> float:
+        """When a reader is to be told the whole again: at its interval, or soon after a change, once for a burst of them."""
+        due = reader.refreshed + refresh
+        if reader.changes != self._pulse.changes:
+            due = min(due, max(self._pulse.changed + _SETTLED, reader.refreshed + _SETTLED))
+        return due
 
 
 async def _until_gone(receive: Any, waiter: asyncio.Event) -> None:

@@ -174,9 +174,12 @@ class Board(Screen[None], inherit_bindings=False):
         came = self._follower.take()
         if not came:
             return
+        recalled = self._view.recalled
         heard = [self._view.hear(item) for item in came]
         new = [entry for entry in heard if entry is not None]
-        if new:
+        if recalled != self._view.recalled:
+            self._show_events()
+        elif new:
             self._add_events([entry for entry in new if self._view.filter.passes(entry)])
         if len(new) < len(heard):
             self._show_overview()

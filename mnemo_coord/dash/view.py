@@ -12,7 +12,7 @@ from mnemo_coord.dash import rows
 from mnemo_coord.dash.filters import Filter, after
 from mnemo_coord.dash.following import Connection, Phase
 from mnemo_coord.dash.journal import Journal
-from mnemo_coord.dash.reading import aged
+from mnemo_coord.dash.reading import aged, items
 from mnemo_coord.dash.sentences import Entry, missed, told
 from mnemo_coord.dash.source import EVENT, GAP, SNAPSHOT
 from mnemo_coord.dash.wording import names, time_of_day
@@ -33,6 +33,8 @@ class View:
         self.connection = Connection(Phase.CONNECTING)
         self.filter = Filter()
         self.journal = Journal()
+        self.recalled = False
+        """Whether the log has what happened before."""
 
     @property
     def known(self) -> bool:
@@ -62,11 +64,21 @@ class View:
             return None
         if said.kind == SNAPSHOT:
             self._overview, self._came, self.names = said.data, self._clock(), names(said.data)
+            self._recall()
             return None
         entry = self._entry(said)
         if entry is not None:
             self.journal.add(entry)
         return entry
+
+    def _recall(self) -> None:
+        """Adds who came, left and died before anybody looked, once: an empty log would say that nothing has happened."""
+        if self.recalled:
+            return
+        self.recalled = True
+        for fact in items(self._overview, "past"):
+            event = {**fact, "data": {"name": fact.get("name"), "pid": fact.get("pid")}}
+            self.journal.add(told(event, self.names))
 
     def _entry(self, said: Frame) -> Entry | None:
         if said.kind == EVENT:

@@ -78,6 +78,7 @@ def test_who_comes_from_another_site_gets_in_by_a_click_of_its_own(
 def test_what_happens_is_seen_at_once(page: Page, served: Served, state_dir: Path) -> None:
     """Comes, talks, says, dies."""
     enter(page, served)
+    expect(page.locator("#events")).to_contain_text("planner joined")
     with support.Serve(state_dir, "--name", "builder", "--role", "coder") as builder:
         expect(row(page, builder.instance_id)).to_have_attribute("data-status", "alive")
         expect(row(page, builder.instance_id)).to_contain_text("builder")

@@ -380,6 +380,15 @@ def test_a_paused_log_keeps_its_picture_and_goes_on_keeping() -> None:
     assert (kept.shown(filters.Filter()), kept.held, kept.kinds()) == (told[2:], 0, ["kind_2", "kind_3", "kind_4"])
 
 
+def test_what_happened_before_is_recalled_once() -> None:
+    shown = view.View()
+    fact = {"at": "2026-11-24T21:40:00.123Z", "kind": "instance_died", "instance_id": "a1b2c3d4", "name": "builder", "pid": 7}
+    for _ in range(2):
+        shown.hear(Frame("snapshot", overview(instance(1), past=[fact, {"kind": 7}, "odd"])))
+    entries = shown.journal.shown(filters.Filter())
+    assert (entries[0].text, len(entries)) == ("builder (a1b2c3d4) died", 2)
+
+
 def test_ages_stand_still_while_nobody_would_say_that_they_changed() -> None:
     now = 100.0
     shown = view.View(lambda: now)
@@ -729,10 +738,11 @@ def test_it_connects_again() -> None:
 def test_what_cannot_be_reached_at_first_is_tried_again() -> None:
     async def test(screen: Screen) -> None:
         await screen.shows("Nothing has been heard yet", "refused")
+        screen.script.say(TWO)
         await screen.shows("worker-1", "live")
         assert screen.script.attempts == 2
 
-    dash(test, State("refused"), TWO)
+    dash(test, State("refused"))
 
 
 def test_the_log_can_be_paused() -> None:

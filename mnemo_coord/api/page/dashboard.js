@@ -157,6 +157,7 @@
     if (link.fresh) noteMissed(overview.last_event_id);
     link.fresh = false;
     schedule("header", "attention", "picture", "instances", "mailboxes", "claims", "events");
+    recall(list(overview.past));
   }
 
   const findingKey = (finding) => JSON.stringify([finding.code, finding.subject]);
@@ -242,6 +243,13 @@
     if (state.paused) state.held += 1;
     addKind(kind);
     schedule("events");
+  }
+
+  // Who came, left and died before the page was opened: an empty list would say that nothing has happened.
+  function recall(past) {
+    if (state.recalled) return;
+    state.recalled = true;
+    for (const fact of past) keepEvent({ id: `past-${++state.serial}`, kind: fact.kind, at: fact.at, instance_id: fact.instance_id, data: { name: fact.name, pid: fact.pid } });
   }
 
   function noteMissed(lastId) {
