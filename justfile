@@ -35,3 +35,7 @@ generate:
 # what it costs, against what you would use instead
 bench *ARGS:
     python -m benchmarks {{ARGS}}
+
+# the picture of the dashboard in the README, of a fleet that really runs
+screenshot:
+    python docs/screenshot.py
