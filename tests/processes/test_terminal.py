@@ -78,8 +78,8 @@ def test_it_shows_a_fleet_and_connects_again(open_terminal, state_dir: Path, por
         terminal.press("Escape")
     terminal.shows("reconnecting")
     with Served(state_dir, port_base, "--name", "planner"):
-        terminal.shows("live")
-        assert "reconnecting" not in terminal.screen
+        support.wait_until(lambda: "reconnecting" not in terminal.screen and "connecting" not in terminal.screen)
+        terminal.shows("live", "1 alive")
         terminal.press("q")
         terminal.shows("ended with 0")
 
