@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 WATCHED: Final = 8
 SCOUTS: Final = 16
 JUDGED: Final = 2
-"""How many of them are looked at closely: whether they make progress, and whether a child holds a dead one's lock."""
+"""How many of them are looked at closely, where nobody listens: do they make progress, does a child hold a dead one's lock."""
 PATIENCE: Final = 8
 """Polls that an instance may be missing, and its process run, before it is taken for gone."""
 CLEARING: Final = 16
@@ -197,10 +197,11 @@ class Lookout:
             self._version = version
         self._reap_announced()
         self._clear_leftovers()
+        judged = WATCHED if self._events.has_subscribers else JUDGED
         for distance, instance_id in enumerate(self._neighbours()):
             registration = self._known.get(instance_id)
             # Asking for the lock alone costs a fiftieth of the verdict, and it is held as long as its owner lives.
-            if registration and (distance < JUDGED or not self._reaper.holds(registration)):
+            if registration and (distance < judged or not self._reaper.holds(registration)):
                 self._judge(registration, judge_stalled=judge_stalled)
 
     @property

@@ -63,6 +63,26 @@ def test_a_stopped_instance_keeps_everything(state_dir: Path) -> None:
         support.wait_until(lambda: support.status_of(state_dir, sleeper.instance_id) == "alive", 3)
 
 
+def test_who_listens_is_told_of_every_neighbour_that_stalls(state_dir: Path) -> None:
+    """H1, H17. Not only of the two that everybody looks at closely."""
+    sleepers = [support.Serve(state_dir) for _ in range(4)]
+    try:
+        with Coordinator(state_dir, settings=FAST) as me:
+            told: dict[str, list[str]] = {sleeper.instance_id: [] for sleeper in sleepers}
+            me.on_event(lambda event: told[event.instance_id].append(event.kind))
+            support.wait_until(lambda: all(told.values()) or len(me.instances()) == 5)
+            for sleeper in sleepers:
+                sleeper.send_signal(signal.SIGSTOP)
+            support.wait_until(lambda: all("instance_stalled" in kinds for kinds in told.values()), what=str(told))
+            for sleeper in sleepers:
+                sleeper.send_signal(signal.SIGCONT)
+            support.wait_until(lambda: all("instance_recovered" in kinds for kinds in told.values()), what=str(told))
+    finally:
+        for sleeper in sleepers:
+            sleeper.send_signal(signal.SIGCONT)
+            sleeper.__exit__()
+
+
 def test_a_kill_is_noticed_by_all_and_reaped_once(state_dir: Path) -> None:
     """H2."""
     peers = watchers(state_dir, 5)
