@@ -152,7 +152,9 @@ class Membership:
         with self._mutex:
             self._mend()
             self._beats.beat(self.registration.seq)
-            self.fleet.queue.tally.write(self.fleet.state, self.fleet.signer, self.instance_id)
+            received = self.fleet.queue.tally.news(self.fleet.signer, self.instance_id)
+            if received is not None:
+                self._beats.add(received)
 
     def _mend(self) -> None:
         state, registry = self.fleet.state, self.fleet.registry
@@ -240,7 +242,8 @@ class Membership:
         for name, (heed, change, wake) in wanted.items():
             path = str(self.fleet.state.path / name)
             if heed and name not in self._heeding:
-                self.fleet.state.folder(name)
+                with suppress(OSError):  # on a full disk it is made later, by who needs it
+                    self.fleet.state.folder(name)
                 self._watch.add(path, change, wake)
                 self._heeding.add(name)
             elif not heed and name in self._heeding:
@@ -265,7 +268,7 @@ class Membership:
     def report(self, state: str, text: str) -> reports.AgentReport:
         """See `mnemo_coord.Coordinator.report`."""
         said = reports.write(self.fleet.state, self.fleet.signer, self.fleet.clock, self.instance_id, state, text)
-        self._on_report(reports.state_name(self.instance_id))
+        self._hearing.tell(self.instance_id, said)
         return said
 
     # Sending

@@ -9,7 +9,7 @@
     ├── instances/                 <id>.lock, <id>.beat, <id>.token (members.identity, members.heartbeat, members.token)
     ├── coordination_queue/        mailboxes, tmp/, quarantine/, dead_letter/ (messages.mailbox)
     ├── claims/                    <hex>.lock, <hex>.json (holdings.claims)
-    ├── reports/                   <id>.state, <id>.traffic: what they say of themselves (members.reports, messages.traffic)
+    ├── reports/                   <id>.state: what they say of themselves (members.reports)
     ├── locks/                     registry.lock, reaper.lock, doctor.lock: permanent, empty (locks)
     └── quarantine/                damaged records, set aside under <name>.<time>
 

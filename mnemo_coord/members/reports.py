@@ -12,6 +12,7 @@ folder may be deleted.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -119,13 +120,14 @@ def remove(fleet_dir: StateDir, instance_id: str) -> None:
 
 
 class Hearing:
-    """Notices what others say of themselves and publishes it. Used by one thread at a time."""
+    """Publishes what instances say of themselves, once. Thread-safe."""
 
     def __init__(self, fleet_dir: StateDir, signer: Signer, events: Broadcaster) -> None:
         self._state = fleet_dir
         self._signer = signer
         self._events = events
         self._known: dict[str, AgentReport] = {}
+        self._lock = threading.Lock()
 
     def hear(self, names: Iterable[str]) -> None:
         """Looks at some files of the folder, by name."""
@@ -134,16 +136,24 @@ class Hearing:
             if instance_id == name or not is_id(instance_id):
                 continue
             report = read(self._state, self._signer, instance_id)
-            if report is not None and report != self._known.get(instance_id):
-                self._known[instance_id] = report
-                self._events.publish(EventKind.AGENT_STATE, instance_id, state=str(report.state), text=report.text)
+            if report is not None:
+                self.tell(instance_id, report)
+
+    def tell(self, instance_id: str, report: AgentReport) -> None:
+        """Publishes a report, unless it has been."""
+        with self._lock:
+            if report == self._known.get(instance_id):
+                return
+            self._known[instance_id] = report
+        self._events.publish(EventKind.AGENT_STATE, instance_id, state=str(report.state), text=report.text)
 
     def hear_all(self) -> None:
         """Looks at all of them, and forgets who is gone."""
         names = self._state.listing(REPORTS)
         self.hear(names)
         present = {name.removesuffix(_SUFFIX) for name in names}
-        self._known = {key: report for key, report in self._known.items() if key in present}
+        with self._lock:
+            self._known = {key: report for key, report in self._known.items() if key in present}
 
 
 def check(fleet_dir: StateDir, lives: Callable[[str], bool], *, fix: bool = False) -> list[Finding]:

@@ -78,13 +78,18 @@ class Acknowledged:
         Raises:
             OSError: it cannot be written now, on a full disk for example.
         """
-        if self._newer is None or not self._is_current():
-            self._open()
-        if self._newer is None:
-            self._newer = _Half(self._create())
-        # The line break before it sets it apart from what somebody could not write to the end.
-        os.write(self._newer.file.fd, f"\n{message_id}\n".encode())
-        if os.fstat(self._newer.file.fd).st_size > WINDOW:
+        for _ in range(_LOOKS):
+            if self._newer is None or not self._is_current():
+                self._open()
+            if self._newer is None:
+                self._newer = _Half(self._create())
+            # The line break before it sets it apart from what somebody could not write to the end.
+            os.write(self._newer.file.fd, f"\n{message_id}\n".encode())
+            status = os.fstat(self._newer.file.fd)
+            # RACE: stopped before it wrote, for so long that the log was turned over twice: the note is in a file that is gone.
+            if status.st_nlink:
+                break
+        if status.st_size > WINDOW:
             self._turn_over()
 
     @property

@@ -212,7 +212,7 @@ def test_what_was_noted_is_seen_while_the_log_is_turned_over(state_dir: Path, tm
     code = """
         import os, sys
         from mnemo_coord.messages import acknowledged
-        acknowledged.WINDOW = 30_000
+        acknowledged.WINDOW = 200_000  # large beside what others write while one of us does not get to run
         folder = os.open(sys.argv[1], os.O_RDONLY)
         writer, reader = acknowledged.Acknowledged(folder), acknowledged.Acknowledged(folder)
         missed = 0
@@ -537,6 +537,7 @@ def test_what_a_dead_instance_was_sent_can_be_given_to_another(state_dir: Path) 
     with Coordinator(state_dir, settings=FAST) as me:
         with support.Serve(state_dir) as peer:
             peer.send_signal(signal.SIGSTOP)
+            support.wait_until(lambda: support.status_of(state_dir, peer.instance_id) == "paused")
             sent = me.send(peer.instance_id, "Work", 7).id
             peer.kill()
         support.wait_until(lambda: fates(me.fleet, sent) == ["dead-lettered"])

@@ -141,3 +141,13 @@ def test_every_kind_is_in_the_past_tense() -> None:
     past = ("ed", "died", "left", "sent", "taken", "found")
     odd = [kind for kind in EventKind if not kind.value.endswith(past)]
     assert odd == [EventKind.AGENT_STATE], "which is what somebody said, not what happened"
+
+
+def test_the_newest_are_found_by_their_number() -> None:
+    broadcaster = Broadcaster(3, lambda: "now")
+    assert broadcaster.since() == ()
+    for number in range(5):
+        broadcaster.publish(EventKind.PORT_TAKEN, "a1b2c3d4", port=number, url="")
+    assert broadcaster.last_id == 5
+    wanted = {-7: [3, 4, 5], 0: [3, 4, 5], 2: [3, 4, 5], 3: [4, 5], 4: [5], 5: [], 6: [], 10**12: []}
+    assert {last: [event.id for event in broadcaster.since(last)] for last in wanted} == wanted

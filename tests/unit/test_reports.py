@@ -1,0 +1,159 @@
+"""What instances say of themselves is stored whole, checked, told once, and belongs to them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mnemo_coord import errors
+from mnemo_coord.disk import records
+from mnemo_coord.disk.clock import SystemClock
+from mnemo_coord.disk.signing import Purpose, Signer
+from mnemo_coord.disk.state_dir import StateDir
+from mnemo_coord.events import Broadcaster
+from mnemo_coord.members import heartbeat, reports
+from mnemo_coord.members.heartbeat import BeatFile
+from mnemo_coord.messages.traffic import Tally, flows
+
+SIGNER, CLOCK, ME = Signer(b"x" * 32), SystemClock(), "a1b2c3d4"
+
+
+@pytest.fixture
+def state(state_dir: Path) -> Iterator[StateDir]:
+    opened = StateDir.open(state_dir)
+    yield opened
+    opened.close()
+
+
+def say(state: StateDir, word: str = "idle", text: str = "", who: str = ME) -> reports.AgentReport:
+    return reports.write(state, SIGNER, CLOCK, who, word, text)
+
+
+def test_what_was_said_is_read_back(state: StateDir) -> None:
+    said = say(state, "stuck", 'ü"\n\x1b\u202e' + "x" * 150)
+    assert reports.read(state, SIGNER, ME) == said
+    assert (state.path / "reports" / f"{ME}.state").stat().st_mode & 0o777 == 0o600
+    assert reports.read(state, SIGNER, "00000000") is None
+    assert say(state, "idle") == reports.read(state, SIGNER, ME)
+    assert os.listdir(state.path / "reports") == [f"{ME}.state"]
+    reports.remove(state, ME)
+    reports.remove(state, ME)
+    assert reports.read(state, SIGNER, ME) is None
+
+
+@pytest.mark.parametrize("word", ["", "Working", "dead", None, 7, "idle "])
+def test_a_state_is_one_of_four(word: str, state: StateDir) -> None:
+    with pytest.raises(errors.Config):
+        say(state, word)
+
+
+@pytest.mark.parametrize("text", ["x" * 201, None, 7, b"x", "\ud800"])
+def test_a_text_is_short_and_text(text: str, state: StateDir) -> None:
+    with pytest.raises(errors.Config):
+        say(state, "idle", text)
+    assert not (state.path / "reports").exists()
+
+
+def test_what_is_not_ours_is_not_said(state: StateDir) -> None:
+    say(state)
+    path = state.path / "reports" / f"{ME}.state"
+    sealed = path.read_bytes()
+    body = records.unseal(sealed, SIGNER, Purpose.REPORT, "x")
+    for spoiled in (
+        b"", sealed[:-1], sealed.replace(b"idle", b"busy"), records.seal(body, SIGNER, Purpose.RECORD),
+        records.seal(body, Signer(b"y" * 32), Purpose.REPORT), records.seal({**body, "instance_id": "e5f6a7b8"}, SIGNER, Purpose.REPORT),
+        records.seal({**body, "state": "busy"}, SIGNER, Purpose.REPORT), records.seal({**body, "text": 7}, SIGNER, Purpose.REPORT),
+        records.seal({"instance_id": ME}, SIGNER, Purpose.REPORT), sealed + b" " * 4096,
+    ):  # fmt: skip
+        path.write_bytes(spoiled)
+        assert reports.read(state, SIGNER, ME) is None, spoiled
+    path.unlink()
+    os.mkfifo(path)
+    assert reports.read(state, SIGNER, ME) is None
+
+
+def test_each_is_told_once(state: StateDir) -> None:
+    events = Broadcaster(100, lambda: "now")
+    hearing = reports.Hearing(state, SIGNER, events)
+    said = say(state, "idle", "1")
+    hearing.tell(ME, said)
+    hearing.hear([f"{ME}.state", f"{ME}.state.7.tmp", "x", "../x.state"])
+    hearing.hear_all()
+    say(state, "idle", "2", "e5f6a7b8")
+    hearing.hear_all()
+    hearing.hear_all()
+    assert [(event.instance_id, event.data["text"]) for event in events.since()] == [(ME, "1"), ("e5f6a7b8", "2")]
+    reports.remove(state, ME)
+    hearing.hear_all()
+    hearing.tell(ME, said)
+    assert events.last_id == 3, "the same words of another life are news"
+
+
+def test_leftovers_are_found_and_a_writer_at_work_is_not(state: StateDir) -> None:
+    say(state)
+    say(state, who="e5f6a7b8")
+    folder = state.path / "reports"
+    for name in (f"{ME}.state.{os.getpid()}.tmp", f"{ME}.state.99999999.tmp", "rubbish"):
+        (folder / name).touch()
+    found = reports.check(state, lambda who: who == ME)
+    left = {"e5f6a7b8.state", f"{ME}.state.99999999.tmp", "rubbish"}
+    assert {finding.subject for finding in found} == {f"reports/{name}" for name in left}
+    assert all(finding.fixed for finding in reports.check(state, lambda who: who == ME, fix=True))
+    assert set(os.listdir(folder)) == {f"{ME}.state", f"{ME}.state.{os.getpid()}.tmp"}
+
+
+# Traffic
+
+
+def test_sums_stand_behind_the_heartbeat_and_do_not_disturb_it(state: StateDir) -> None:
+    beats, tally = BeatFile(state, SIGNER, CLOCK, ME), Tally(CLOCK)
+    beats.beat(1)
+    assert tally.news(SIGNER, ME) is None
+    for sender, number in (("ci", 1), ("e5f6a7b8", 3)):
+        for _ in range(number):
+            tally.count(sender)
+    beats.add(tally.news(SIGNER, ME) or b"")
+    assert tally.news(SIGNER, ME) is None, "nothing is new"
+    beats.beat(1)
+    beat = heartbeat.read(state, SIGNER, ME)
+    assert beat is not None
+    assert beat.seq == 2
+    found = {flow.from_agent: flow for flow in flows(state, SIGNER, CLOCK)}
+    assert {sender: flow.count for sender, flow in found.items()} == {"ci": 1, "e5f6a7b8": 3}
+    assert all(flow.to_agent == ME and 0 <= flow.age < 10 for flow in found.values())
+    os.unlink(state.path / "instances" / f"{ME}.beat")
+    beats.beat(1)
+    assert len(flows(state, SIGNER, CLOCK)) == 2, "they come back with the file"
+    beats.remove()
+    assert flows(state, SIGNER, CLOCK) == []
+
+
+def test_what_is_no_sum_is_passed_over(state: StateDir) -> None:
+    beats = BeatFile(state, SIGNER, CLOCK, ME)
+    beats.beat(1)
+    whole = {"instance_id": ME, "boot_id": CLOCK.boot_id, "received": [["ci", 1, 1]]}
+    for odd in (
+        {**whole, "boot_id": "x"},
+        {**whole, "instance_id": "e5f6a7b8"},
+        {**whole, "received": 7},
+        {**whole, "received": [[1]]},
+        {},
+    ):
+        beats.add(records.seal(odd, SIGNER, Purpose.TRAFFIC))
+        assert flows(state, SIGNER, CLOCK) == []
+    beats.add(b"rubbish")
+    assert flows(state, SIGNER, CLOCK) == []
+    assert heartbeat.read(state, SIGNER, ME) is not None
+
+
+def test_one_instance_tells_48_senders_apart_and_all_fit() -> None:
+    tally = Tally(CLOCK)
+    for number in range(100):
+        tally.count(f"{number:064}")
+    sealed = tally.news(SIGNER, ME) or b""
+    assert len(sealed) <= heartbeat.ADDENDUM_LIMIT
+    received = records.unseal(sealed, SIGNER, Purpose.TRAFFIC, "x")["received"]
+    assert [sender for sender, _, _ in received] == [f"{number:064}" for number in range(52, 100)]
