@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import members, messages, scale, startup
+from benchmarks import api, members, messages, scale, startup
 from benchmarks.measure import header
 
 FIGURES = {
@@ -16,6 +16,7 @@ FIGURES = {
     "startup": startup.run,
     "scale": scale.run,
     "serve": startup.serve,
+    "api": api.run,
 }
 
 
