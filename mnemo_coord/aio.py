@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mnemo_coord.fleet import Fleet
     from mnemo_coord.holdings.claims import Claim, Holder
     from mnemo_coord.holdings.owner import OwnerLock
+    from mnemo_coord.holdings.worktrees import Worktree
     from mnemo_coord.members.instance import Instance
     from mnemo_coord.members.registration import Registration
     from mnemo_coord.members.reports import AgentReport
@@ -257,6 +258,10 @@ class Coordinator:
     async def own(self, path: str | os.PathLike[str], *, retry: float = 0.0) -> AsyncOwnerLock:
         """See `mnemo_coord.Coordinator.own`; ``async with await me.own(path):``."""
         return AsyncOwnerLock(await asyncio.to_thread(self.sync.own, path, retry=retry))
+
+    async def open_worktree(self, branch: str | None = None, *, base: str = "HEAD") -> Worktree:
+        """See `mnemo_coord.Coordinator.open_worktree`."""
+        return await asyncio.to_thread(self.sync.open_worktree, branch, base=base)
 
     async def heartbeat(self) -> None:
         """See `mnemo_coord.Coordinator.heartbeat`."""

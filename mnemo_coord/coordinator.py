@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from mnemo_coord import errors
 from mnemo_coord.disk.clock import Clock
@@ -24,6 +24,9 @@ from mnemo_coord.membership import Membership
 from mnemo_coord.messages.delivery import Delivery, Receipt
 from mnemo_coord.messages.message import NO_PAYLOAD, Message
 from mnemo_coord.settings import Settings
+
+if TYPE_CHECKING:
+    from mnemo_coord.holdings.worktrees import Worktree
 
 __all__ = ["Coordinator"]
 
@@ -287,6 +290,25 @@ class Coordinator:
             errors.Conflict: another owner still has it after ``retry`` seconds.
         """
         return owner.own(path, self.fleet.clock, instance_id=self.instance_id, retry=retry)
+
+    @errors.translated
+    def open_worktree(self, branch: str | None = None, *, base: str = "HEAD") -> Worktree:
+        """Makes a git worktree for this instance, at ``worktrees/<id>`` in the state directory.
+
+        It is removed when the instance leaves, unless something would be lost: uncommitted or unpushed work stays.
+
+        Args:
+            branch: what to check out there, made where there is none; by default a new one, ``mnemosyne/<id>``.
+            base: where a new branch begins.
+
+        Raises:
+            errors.Conflict: it has one already, or the branch is checked out elsewhere.
+            errors.NotFound: there is no repository, or no such ``base``.
+            errors.Config: that is no name of a branch.
+            errors.Command: git failed; everything is as it was.
+            errors.TimedOut: git took too long.
+        """
+        return self._here.open_worktree(branch, base)
 
     @errors.translated
     def heartbeat(self) -> None:

@@ -16,7 +16,7 @@ from functools import partial
 from mnemo_coord import errors
 from mnemo_coord.disk import layout, locks, signing
 from mnemo_coord.disk.clock import SystemClock
-from mnemo_coord.disk.state_dir import StateDir
+from mnemo_coord.disk.state_dir import WORKTREES, StateDir
 from mnemo_coord.findings import Finding, Severity
 from mnemo_coord.fleet import Fleet
 from mnemo_coord.holdings import claims, ports
@@ -115,7 +115,16 @@ def _checks(fleet: Fleet, *, fix: bool, only_stale: bool) -> list[Callable[[], l
         partial(reports.check, fleet.state, fleet.lives, fix=fix),
         partial(claims.check, fleet.claims, fix=fix),
         partial(leftovers.check, fleet.queue, fleet.state, fleet.lives, fix=fix),
+        partial(_worktrees, fleet, fix=fix),
     ]
+
+
+def _worktrees(fleet: Fleet, *, fix: bool) -> list[Finding]:
+    if not fleet.state.listing(WORKTREES):
+        return []
+    from mnemo_coord.holdings import worktrees
+
+    return worktrees.check(fleet.worktrees, fix=fix)
 
 
 def _judged(fleet: Fleet) -> list[tuple[Registration, bool]]:
@@ -128,6 +137,8 @@ def _run(check: Callable[[], list[Finding]]) -> list[Finding]:
         return check()
     except FileNotFoundError:  # a folder that nobody has needed yet
         return []
+    except errors.Command as error:  # git is missing, or refuses
+        return [_unreadable("git", error.message, error.hint)]
     except errors.State as error:
         return [_unreadable(str(error.data.get("path", "")), error.message, error.hint)]
     except OSError as error:

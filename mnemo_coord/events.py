@@ -35,6 +35,8 @@ class EventKind(StrEnum):
     MESSAGE_DEAD_LETTERED = "message_dead_lettered"
     MESSAGE_QUARANTINED = "message_quarantined"
     PORT_TAKEN = "port_taken"
+    WORKTREE_ADDED = "worktree_added"
+    WORKTREE_REMOVED = "worktree_removed"
     FINDING_FOUND = "finding_found"
     FINDING_FIXED = "finding_fixed"
     AGENT_STATE = "agent_state"

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from contextlib import suppress
-from functools import partial
-from typing import Any, Self
+from dataclasses import replace
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, Self
 
 from mnemo_coord import errors
 from mnemo_coord.disk import signing
@@ -18,6 +19,7 @@ from mnemo_coord.disk.clock import Clock, SystemClock, rfc3339
 from mnemo_coord.disk.state_dir import StateDir
 from mnemo_coord.events import Broadcaster
 from mnemo_coord.holdings.claims import Claims
+from mnemo_coord.holdings.made import Made, made_for_all
 from mnemo_coord.members import heartbeat, history, liveness, reports
 from mnemo_coord.members.identity import check_name, is_id
 from mnemo_coord.members.instance import Instance, api_url
@@ -32,6 +34,9 @@ from mnemo_coord.messages.message import NO_PAYLOAD
 from mnemo_coord.messages.queue import Queue
 from mnemo_coord.messages.sending import Options, Sender
 from mnemo_coord.settings import Settings, resolve
+
+if TYPE_CHECKING:
+    from mnemo_coord.holdings.worktrees import Worktrees
 
 __all__ = ["Fleet"]
 
@@ -54,6 +59,13 @@ class Fleet:
         releases = (self.queue.release_of, self.claims.release_of, partial(reports.remove, state))
         self.reaper = Reaper(self.registry, clock, releases, settings.stalled_after)
         self._holders: tuple[Entries | None, dict[str, list[Registration]]] = (None, {})
+
+    @cached_property
+    def worktrees(self) -> Worktrees:
+        """The git worktrees of its instances. Starting processes is loaded by whoever needs it."""
+        from mnemo_coord.holdings.worktrees import Worktrees
+
+        return Worktrees(self.state, self.signer, self.clock, self.lives)
 
     @classmethod
     @errors.translated
@@ -87,16 +99,22 @@ class Fleet:
     def instances(self) -> list[Instance]:
         """Everybody who is registered, with a verdict, in order of registration."""
         entries = self.registry.read().items()
-        found = [self._judge(entry.registration) if entry.registration else Instance.untrusted(key) for key, entry in entries]
+        made = {made.instance_id: made for made in made_for_all(self.state, self.signer)}
+        found = [
+            self._judge(entry.registration, made.get(key)) if entry.registration else Instance.untrusted(key)
+            for key, entry in entries
+        ]
         return sorted(found, key=lambda instance: (instance.registered_at or "~", instance.instance_id))
 
-    def _judge(self, registration: Registration) -> Instance:
+    def _judge(self, registration: Registration, made: Made | None) -> Instance:
         beat = heartbeat.read(self.state, self.signer, registration.instance_id)
         if beat is not None and beat.record_seq > registration.seq:
             # An older copy of its record was put back; the newest is in its own file.
             registration = self.registry.original(registration.instance_id) or registration
         evidence = liveness.examine(self.state, registration, beat, self.clock, fresh=self.settings.heartbeat_interval)
         port, host = registration.api_port, registration.api_host
+        if registration.worktree_path is None and made is not None:
+            registration = replace(registration, worktree_path=made.path, branch=registration.branch or made.branch)
         return Instance.judged(
             registration,
             liveness.decide(evidence, self.settings.stalled_after),

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mnemo_coord import errors
 from mnemo_coord.disk import files, signing
@@ -33,10 +33,14 @@ from mnemo_coord.members.heartbeat import BeatFile
 from mnemo_coord.members.identity import ProcessIdentity, draw
 from mnemo_coord.members.lookout import Lookout
 from mnemo_coord.members.registration import Registration
+from mnemo_coord.messages import traffic
 from mnemo_coord.messages.address import Address
 from mnemo_coord.messages.delivery import Receipt
 from mnemo_coord.messages.message import Message
 from mnemo_coord.messages.receiver import Receiver
+
+if TYPE_CHECKING:
+    from mnemo_coord.holdings.worktrees import Worktree
 
 __all__ = ["Membership"]
 
@@ -112,6 +116,7 @@ class Membership:
         for address in self.receiver.addresses:
             self._watch.add(self.fleet.mailboxes.make(address), Change.TOUCHED, self.receiver.on_bell)
         self._ensure_token()
+        traffic.make(self.fleet.state, self.instance_id)
         self._beats.beat(self.registration.seq)
         files.crash_point(CrashPoint.FIRST_BEAT_WRITTEN)
         self.fleet.registry.put(self.registration, EventKind.INSTANCE_REGISTERED)
@@ -152,9 +157,7 @@ class Membership:
         with self._mutex:
             self._mend()
             self._beats.beat(self.registration.seq)
-            received = self.fleet.queue.tally.news(self.fleet.signer, self.instance_id)
-            if received is not None:
-                self._beats.add(received)
+            self.fleet.queue.tally.write(self.fleet.state, self.fleet.signer, self.instance_id)
 
     def _mend(self) -> None:
         state, registry = self.fleet.state, self.fleet.registry
@@ -242,8 +245,6 @@ class Membership:
         for name, (heed, change, wake) in wanted.items():
             path = str(self.fleet.state.path / name)
             if heed and name not in self._heeding:
-                with suppress(OSError):  # on a full disk it is made later, by who needs it
-                    self.fleet.state.folder(name)
                 self._watch.add(path, change, wake)
                 self._heeding.add(name)
             elif not heed and name in self._heeding:
@@ -313,6 +314,29 @@ class Membership:
         """See `mnemo_coord.Coordinator.on_lead`."""
         return Candidacy(lambda stop: self.lead(name, None, stop), callback, name).stop
 
+    def open_worktree(self, branch: str | None, base: str) -> Worktree:
+        """See `mnemo_coord.Coordinator.open_worktree`."""
+        worktree = self.fleet.worktrees.add(self.registration, branch=branch, base=base)
+        with self._mutex:
+            self.registration = self.registration.changed(worktree_path=worktree.path, branch=worktree.branch)
+            self._write_record()
+            self._reregister()
+        about = {"path": worktree.path, "branch": worktree.branch}
+        self.fleet.events.publish(EventKind.WORKTREE_ADDED, self.instance_id, **about)
+        return worktree
+
+    def _close_worktree(self) -> None:
+        path = self.registration.worktree_path
+        if path is None:
+            return
+        try:
+            self.fleet.worktrees.remove(self.instance_id, leaving=True)
+        except errors.Conflict as error:
+            _log.warning("%s", error)
+            self.fleet.worktrees.disown(self.instance_id)
+            return
+        self.fleet.events.publish(EventKind.WORKTREE_REMOVED, self.instance_id, path=path, branch=self.registration.branch)
+
     # Leaving
 
     def leave(self) -> None:
@@ -321,7 +345,7 @@ class Membership:
         self._stop_loops()
         self.fleet.registry.lock_timeout = min(self.fleet.registry.lock_timeout, _PARTING_PATIENCE)
         steps = (self._release_claims, self._remove_record, self._release_messages, self._remove_files)
-        for step in (self._watch.stop, *steps):
+        for step in (self._watch.stop, self._close_worktree, *steps):
             try:
                 step()
             except (errors.CoordinationError, OSError) as error:

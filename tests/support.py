@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import psutil
+
 MNEMOSYNE = str(Path(sys.executable).parent / "mnemosyne")
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -155,3 +157,11 @@ def tree(folder: Path) -> dict[str, tuple[int, int, bytes]]:
         content = path.read_bytes() if path.is_file() and not path.is_symlink() else b""
         found[str(path.relative_to(folder))] = (status.st_mode, status.st_mtime_ns, content)
     return found
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    """Everything that a process has started and that still runs."""
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []

@@ -48,6 +48,7 @@ def build(coordinator: Coordinator, pulse: Pulse, executor: Executor) -> Any:
         Route("/messages", rooms.told(rooms.send), methods=["POST"]),
         Route("/mailboxes", rooms.of(rooms.mailboxes), methods=["GET"]),
         Route("/claims", rooms.of(rooms.claims), methods=["GET"]),
+        Route("/worktrees", rooms.of(rooms.worktrees), methods=["GET"]),
         Route("/doctor", rooms.of(rooms.doctor), methods=["GET"]),
         Route("/overview", rooms.overview, methods=["GET"]),
         Route("/metrics", rooms.metrics, methods=["GET"]),
@@ -191,6 +192,10 @@ class _Rooms:
     def claims(self, _: dict[str, Any]) -> Any:
         """Who holds what."""
         return held_claims(self._me.fleet.claims)
+
+    def worktrees(self, _: dict[str, Any]) -> Any:
+        """The git worktrees of instances, as `mnemosyne worktree list --json` shows them."""
+        return self._me.fleet.worktrees.all()
 
     def doctor(self, _: dict[str, Any]) -> Any:
         """What `mnemosyne doctor --json` finds. Changes nothing."""

@@ -12,6 +12,8 @@ from typing import Any, Final
 import mnemo_coord
 from mnemo_coord.doctor import Status
 from mnemo_coord.findings import Finding
+from mnemo_coord.holdings.risks import Risk
+from mnemo_coord.holdings.worktrees import Worktree
 from mnemo_coord.members.history import Fact
 from mnemo_coord.members.identity import ProcessIdentity
 from mnemo_coord.members.instance import Instance
@@ -25,7 +27,8 @@ from mnemo_coord.overview import HeldClaim, Overview
 __all__ = ["document", "shape"]
 
 _NAMES: Final[dict[str, Any]] = {
-    kind.__name__: kind for kind in (Depth, Fact, Finding, Flow, HeldClaim, Instance, ProcessIdentity, Usage, AgentReport)
+    kind.__name__: kind
+    for kind in (Depth, Risk, Worktree, Fact, Finding, Flow, HeldClaim, Instance, ProcessIdentity, Usage, AgentReport)
 }
 """Types that the modules name for type checkers only."""
 _PLAIN: Final[dict[Any, dict[str, Any]]] = {
@@ -107,6 +110,7 @@ def _paths(defined: dict[str, Any]) -> dict[str, Any]:
         "/messages": {"post": _post("Send a message.", "Outgoing", shape(Receipt, defined), ("400", "404", "409", "413"))},
         "/mailboxes": {"get": _get("Every mailbox, and how much was set aside.", _object(boxes))},
         "/claims": {"get": _get("Who holds what.", shape(tuple[HeldClaim, ...], defined))},
+        "/worktrees": {"get": _get("The git worktrees of instances.", shape(tuple[Worktree, ...], defined))},
         "/doctor": {"get": _get("What the doctor finds. Changes nothing.", report)},
         "/overview": {"get": _get("All of it at once.", shape(Overview, defined))},
         "/metrics": {"get": _get("The same in numbers, for Prometheus.", None, media="text/plain")},

@@ -42,9 +42,29 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 @click.option("--role", "roles", metavar="ROLE", multiple=True, help="What it can do; may be given several times.")
 @click.option("--poll-interval", type=float, metavar="S", help="Seconds between two looks without a notification. [2]")
 @click.option("--heartbeat-interval", type=float, metavar="S", help="Seconds between two heartbeats. [2]")
+@click.option(
+    "--worktree",
+    is_flag=False,
+    flag_value="true",
+    default=None,
+    type=click.BOOL,
+    metavar="[true|false]",
+    help="Work in a git worktree of its own. [true inside a linked worktree]",
+)
+@click.option("--branch", metavar="BRANCH", help="What to check out there; by default a new one, mnemosyne/<id>.")
 @click.option("-v", "--verbose", is_flag=True, help="Log what is only of interest when something is odd.")
 @common
-def command(shared: Common, *, with_api: bool, name: str | None, roles: tuple[str, ...], verbose: bool, **flags: Any) -> int:
+def command(
+    shared: Common,
+    *,
+    with_api: bool,
+    name: str | None,
+    roles: tuple[str, ...],
+    worktree: bool | None,
+    branch: str | None,
+    verbose: bool,
+    **flags: Any,
+) -> int:
     """Run an instance in the foreground: it registers, beats and logs the messages it gets. Ctrl-C ends it.
 
     With --json every event is also printed to stdout, one JSON document a line.
@@ -64,6 +84,7 @@ def command(shared: Common, *, with_api: bool, name: str | None, roles: tuple[st
         me.register(api=(listener.host, listener.port) if listener else None)
         _watch(me, as_json=shared.as_json)
         api = _serve_api(me, listener) if with_api else None
+        _work_in_a_worktree(me, branch, asked=worktree)
         _log.info("Instance %s is in the fleet at %s", _title(me), me.fleet.state.path)
         wait_for_signal()
         _log.info("Instance %s is leaving", _title(me))
@@ -74,6 +95,24 @@ def command(shared: Common, *, with_api: bool, name: str | None, roles: tuple[st
         if listener:
             listener.socket.close()
     return 0
+
+
+def _work_in_a_worktree(me: Coordinator, branch: str | None, *, asked: bool | None) -> None:
+    """As the seed says: by default only inside a linked worktree, because a main checkout is where a person works."""
+    from mnemo_coord import errors
+    from mnemo_coord.disk.state_dir import in_linked_worktree
+
+    if asked is False or (asked is None and branch is None and not in_linked_worktree()):
+        return
+    try:
+        made = me.open_worktree(branch)
+    except errors.CoordinationError as error:
+        if asked or branch:
+            raise
+        _log.warning("No worktree of its own for instance %s: %s", me.instance_id, error)
+        return
+    os.chdir(made.path)
+    _log.info("Instance %s works in %s, on the branch %s", _title(me), made.path, made.branch)
 
 
 def _hold_signals() -> Callable[[], None]:

@@ -23,7 +23,7 @@ _FOLDERS: Final = re.compile(
     rf"instances|claims|locks|reports|quarantine|worktrees|{QUEUE}(/tmp|/quarantine|/dead_letter|/[^/]+(/new|/claimed|/bell)?)?"
 )
 _FILES: Final = re.compile(
-    rf"secret|process_registry\.json|history(\.1)?\.jsonl|(instances|claims|locks|reports)/[^/]+"
+    rf"secret|process_registry\.json|history(\.1)?\.jsonl|(instances|claims|locks|reports)/[^/]+|worktrees/[0-9a-f]{{8}}\.json"
     rf"|{QUEUE}/[^/]+/(bell/bell|acknowledged(\.1)?)"
 )
 _NOT_OURS: Final = (f"{QUARANTINE}/", f"{QUEUE}/{QUARANTINE}/", f"{QUEUE}/dead_letter/", "worktrees/")

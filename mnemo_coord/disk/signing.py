@@ -56,6 +56,7 @@ class Purpose(StrEnum):
     REPORT = "report"
     TRAFFIC = "traffic"
     SESSION = "session"
+    WORKTREE = "worktree"
 
 
 class Signer:

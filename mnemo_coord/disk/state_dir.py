@@ -9,8 +9,9 @@
     ├── instances/                 <id>.lock, <id>.beat, <id>.token (members.identity, members.heartbeat, members.token)
     ├── coordination_queue/        mailboxes, tmp/, quarantine/, dead_letter/ (messages.mailbox)
     ├── claims/                    <hex>.lock, <hex>.json (holdings.claims)
-    ├── reports/                   <id>.state: what they say of themselves (members.reports)
+    ├── reports/                   <id>.state, <id>.traffic: what they say (members.reports, messages.traffic)
     ├── locks/                     registry.lock, reaper.lock, doctor.lock: permanent, empty (locks)
+    ├── worktrees/                 <id>/, <id>.json: git worktrees of instances (holdings.worktrees)
     └── quarantine/                damaged records, set aside under <name>.<time>
 
 It is found, in this order: the path given; ``MNEMOSYNE_DIR``; in a git repository ``.mnemosyne`` at the root of its main
@@ -36,7 +37,19 @@ from mnemo_coord.disk import files
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["CLAIMS", "INSTANCES", "LOCKS", "NAME", "QUARANTINE", "QUEUE", "REPORTS", "StateDir", "locate"]
+__all__ = [
+    "CLAIMS",
+    "INSTANCES",
+    "LOCKS",
+    "NAME",
+    "QUARANTINE",
+    "QUEUE",
+    "REPORTS",
+    "WORKTREES",
+    "StateDir",
+    "in_linked_worktree",
+    "locate",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +59,7 @@ QUEUE: Final = "coordination_queue"
 CLAIMS: Final = "claims"
 LOCKS: Final = "locks"
 REPORTS: Final = "reports"
+WORKTREES: Final = "worktrees"
 QUARANTINE: Final = "quarantine"
 
 _EXCLUDE_LINE: Final = f"/{NAME}/"
@@ -73,6 +87,15 @@ def locate(explicit: str | os.PathLike[str] | None = None, environ: Mapping[str,
         if os.path.lexists(folder / NAME):
             return folder / NAME
     return here / NAME
+
+
+def in_linked_worktree(start: Path | None = None) -> bool:
+    """Whether a folder, by default the current one, is inside a linked worktree of a git repository."""
+    here = Path.cwd() if start is None else start
+    for folder in (here, *here.parents):
+        if (folder / ".git").exists():
+            return main_worktree(folder) not in {folder, None} and (folder / ".git").is_file()
+    return False
 
 
 def main_worktree(start: Path) -> Path | None:

@@ -2,8 +2,7 @@
 
 ::
 
-    instances/<id>.beat    a sealed record, padded with spaces to 512 bytes, rewritten in place by its owner alone;
-                           behind it another one perhaps, of what others may want to see and nothing rests on
+    instances/<id>.beat    a sealed record, padded with spaces to 512 bytes, rewritten in place by its owner alone
 
 It is written through a descriptor that stays open: no lock, no temporary file, no new name, and nothing closes, so nobody
 who watches the folder wakes. A reader may meet a beat half written; its signature fails and the reader looks again. An old
@@ -28,11 +27,9 @@ from mnemo_coord.disk.state_dir import INSTANCES, StateDir
 from mnemo_coord.findings import Finding, Severity
 from mnemo_coord.members.identity import is_id
 
-__all__ = ["ADDENDUM_LIMIT", "Beat", "BeatFile", "addendum", "beat_name", "check", "read"]
+__all__ = ["Beat", "BeatFile", "beat_name", "check", "read"]
 
 SIZE: Final = 512
-ADDENDUM_LIMIT: Final = 8192
-"""Bytes behind the heartbeat."""
 _TORN_READS: Final = 5
 
 
@@ -91,7 +88,6 @@ class BeatFile:
         self._id = instance_id
         self._seq = 0
         self._file = locks.Descriptor(-1)
-        self._addendum = b""
 
     def beat(self, record_seq: int) -> Beat:
         """Writes the next heartbeat; makes the file where it is missing.
@@ -101,7 +97,6 @@ class BeatFile:
         """
         if not self._is_there():
             self._create()
-            self.add(self._addendum)
         self._seq += 1
         beat = Beat(
             instance_id=self._id,
@@ -115,16 +110,6 @@ class BeatFile:
         if os.pwrite(self._file.fd, sealed.ljust(SIZE), 0) != SIZE:
             raise OSError(errno.EIO, "A heartbeat was written only in part")
         return beat
-
-    def add(self, addendum: bytes) -> None:
-        """Puts a record behind the heartbeat, in place of the one before: a file of its own could not be made on a full disk.
-
-        Not worth failing a heartbeat for: where there is no room it is missing.
-        """
-        self._addendum = addendum
-        with suppress(OSError):
-            os.pwrite(self._file.fd, addendum, SIZE)
-            os.ftruncate(self._file.fd, SIZE + len(addendum))
 
     def _is_there(self) -> bool:
         try:
@@ -157,7 +142,7 @@ def read(state: StateDir, signer: Signer, instance_id: str) -> Beat | None:
     name = beat_name(instance_id)
     for _ in range(_TORN_READS):  # RACE: its owner rewrites it in place
         try:
-            data = _content(state, name, SIZE, 0)
+            data = files.read_bounded(name, SIZE, dir_fd=state.folder(INSTANCES))
             beat = Beat.from_body(records.unseal(data.rstrip(), signer, Purpose.HEARTBEAT, name))
         except (errors.Untrusted, errors.Damaged, ValueError):
             continue
@@ -165,19 +150,6 @@ def read(state: StateDir, signer: Signer, instance_id: str) -> Beat | None:
             return None
         return beat if beat.instance_id == instance_id else None
     return None
-
-
-def addendum(state: StateDir, instance_id: str) -> bytes:
-    """What stands behind the heartbeat of an instance, as it is this instant: perhaps half written."""
-    try:
-        return _content(state, beat_name(instance_id), ADDENDUM_LIMIT, SIZE)
-    except (OSError, errors.State):
-        return b""
-
-
-def _content(state: StateDir, name: str, count: int, offset: int) -> bytes:
-    with files.opened(files.open_regular(name, dir_fd=state.folder(INSTANCES))) as fd:
-        return os.pread(fd, count, offset)
 
 
 def check(state: StateDir, registered: Mapping[str, Any], *, fix: bool = False) -> list[Finding]:

@@ -228,12 +228,13 @@ def test_a_chunked_body_without_end(served: Served) -> None:
     with served.connect() as connection:
         connection.sendall(head.encode())
         try:
-            for _ in range(2000):
+            deadline = time.monotonic() + 10  # the kernel takes some megabytes for a server that has hung up already
+            while time.monotonic() < deadline:
                 connection.sendall(b"400\r\n" + b" " * 0x400 + b"\r\n")
         except OSError:
             pass
         else:
-            pytest.fail("it took two megabytes")
+            pytest.fail("it took everything for ten seconds")
 
 
 def test_long_urls_and_headers(served: Served) -> None:

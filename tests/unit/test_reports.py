@@ -14,8 +14,8 @@ from mnemo_coord.disk.clock import SystemClock
 from mnemo_coord.disk.signing import Purpose, Signer
 from mnemo_coord.disk.state_dir import StateDir
 from mnemo_coord.events import Broadcaster
-from mnemo_coord.members import heartbeat, reports
-from mnemo_coord.members.heartbeat import BeatFile
+from mnemo_coord.members import reports
+from mnemo_coord.messages import traffic
 from mnemo_coord.messages.traffic import Tally, flows
 
 SIGNER, CLOCK, ME = Signer(b"x" * 32), SystemClock(), "a1b2c3d4"
@@ -108,52 +108,58 @@ def test_leftovers_are_found_and_a_writer_at_work_is_not(state: StateDir) -> Non
 # Traffic
 
 
-def test_sums_stand_behind_the_heartbeat_and_do_not_disturb_it(state: StateDir) -> None:
-    beats, tally = BeatFile(state, SIGNER, CLOCK, ME), Tally(CLOCK)
-    beats.beat(1)
-    assert tally.news(SIGNER, ME) is None
+def received(state: StateDir) -> dict[str, int]:
+    return {flow.from_agent: flow.count for flow in flows(state, SIGNER, CLOCK)}
+
+
+def test_sums_are_read_by_others(state: StateDir) -> None:
+    traffic.make(state, ME)
+    assert received(state) == {}
+    tally, path = Tally(CLOCK), state.path / "reports" / f"{ME}.traffic"
+    tally.write(state, SIGNER, ME)
+    assert path.read_bytes() == b"", "nothing has come"
     for sender, number in (("ci", 1), ("e5f6a7b8", 3)):
         for _ in range(number):
             tally.count(sender)
-    beats.add(tally.news(SIGNER, ME) or b"")
-    assert tally.news(SIGNER, ME) is None, "nothing is new"
-    beats.beat(1)
-    beat = heartbeat.read(state, SIGNER, ME)
-    assert beat is not None
-    assert beat.seq == 2
-    found = {flow.from_agent: flow for flow in flows(state, SIGNER, CLOCK)}
-    assert {sender: flow.count for sender, flow in found.items()} == {"ci": 1, "e5f6a7b8": 3}
-    assert all(flow.to_agent == ME and 0 <= flow.age < 10 for flow in found.values())
-    os.unlink(state.path / "instances" / f"{ME}.beat")
-    beats.beat(1)
-    assert len(flows(state, SIGNER, CLOCK)) == 2, "they come back with the file"
-    beats.remove()
-    assert flows(state, SIGNER, CLOCK) == []
+    tally.write(state, SIGNER, ME)
+    assert received(state) == {"ci": 1, "e5f6a7b8": 3}
+    assert all(flow.to_agent == ME and 0 <= flow.age < 10 for flow in flows(state, SIGNER, CLOCK))
+    before = path.stat()
+    tally.count("ci")
+    tally.write(state, SIGNER, ME)
+    assert received(state)["ci"] == 2
+    assert path.stat().st_ino == before.st_ino, "a full disk has no room for another file"
+    path.unlink()
+    tally.write(state, SIGNER, ME)
+    assert not path.exists(), "nothing is new"
+    tally.count("ci")
+    tally.write(state, SIGNER, ME)
+    assert received(state)["ci"] == 3
+    reports.remove(state, ME)
+    assert not path.exists()
 
 
 def test_what_is_no_sum_is_passed_over(state: StateDir) -> None:
-    beats = BeatFile(state, SIGNER, CLOCK, ME)
-    beats.beat(1)
+    traffic.make(state, ME)
+    path = state.path / "reports" / f"{ME}.traffic"
     whole = {"instance_id": ME, "boot_id": CLOCK.boot_id, "received": [["ci", 1, 1]]}
-    for odd in (
+    odd = (
         {**whole, "boot_id": "x"},
         {**whole, "instance_id": "e5f6a7b8"},
         {**whole, "received": 7},
         {**whole, "received": [[1]]},
         {},
-    ):
-        beats.add(records.seal(odd, SIGNER, Purpose.TRAFFIC))
-        assert flows(state, SIGNER, CLOCK) == []
-    beats.add(b"rubbish")
-    assert flows(state, SIGNER, CLOCK) == []
-    assert heartbeat.read(state, SIGNER, ME) is not None
+    )
+    for data in (*(records.seal(body, SIGNER, Purpose.TRAFFIC) for body in odd), b"rubbish", b" " * 9000):
+        path.write_bytes(data)
+        assert received(state) == {}
+    path.write_bytes(records.seal(whole, SIGNER, Purpose.TRAFFIC))
+    assert received(state) == {"ci": 1}
 
 
-def test_one_instance_tells_48_senders_apart_and_all_fit() -> None:
+def test_one_instance_tells_48_senders_apart_and_all_fit(state: StateDir) -> None:
     tally = Tally(CLOCK)
     for number in range(100):
         tally.count(f"{number:064}")
-    sealed = tally.news(SIGNER, ME) or b""
-    assert len(sealed) <= heartbeat.ADDENDUM_LIMIT
-    received = records.unseal(sealed, SIGNER, Purpose.TRAFFIC, "x")["received"]
-    assert [sender for sender, _, _ in received] == [f"{number:064}" for number in range(52, 100)]
+    tally.write(state, SIGNER, ME)
+    assert list(received(state)) == [f"{number:064}" for number in range(52, 100)]
