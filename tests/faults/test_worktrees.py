@@ -309,6 +309,23 @@ def test_what_would_be_lost_keeps_it(harm, risk: Risk, fleet: Fleet, state_dir: 
     assert listed(root) == [str(root)]
 
 
+def test_looking_changes_nothing(fleet: Fleet, state_dir: Path, root: Path) -> None:
+    """I22."""
+    path = Path(fleet.worktrees.add(nobody()).path)
+    _dirty(path)
+    os.utime(path / ".gitignore")  # git would refresh its index at this
+
+    def everything() -> dict[str, tuple[int, bytes]]:
+        found = [one for one in root.rglob("*") if one.is_file() and not one.is_symlink()]
+        return {str(one): (one.stat().st_mtime_ns, one.read_bytes()) for one in found}
+
+    before = everything()
+    assert support.run("--dir", state_dir, "doctor").returncode == 1
+    assert support.run("--dir", state_dir, "worktree", "list").returncode == 0
+    assert support.run("--dir", state_dir, "worktree", "prune").returncode == 0
+    assert everything() == before
+
+
 def test_owned_is_never_accepted(state_dir: Path, root: Path) -> None:
     with Coordinator(state_dir, settings=FAST) as me:
         path = Path(me.open_worktree().path)
