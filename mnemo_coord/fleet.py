@@ -100,13 +100,14 @@ class Fleet:
         """Everybody who is registered, with a verdict, in order of registration."""
         entries = self.registry.read().items()
         made = {made.instance_id: made for made in made_for_all(self.state, self.signer)}
+        said = reports.read_all(self.state, self.signer)
         found = [
-            self._judge(entry.registration, made.get(key)) if entry.registration else Instance.untrusted(key)
+            self._judge(entry.registration, made.get(key), said.get(key)) if entry.registration else Instance.untrusted(key)
             for key, entry in entries
         ]
         return sorted(found, key=lambda instance: (instance.registered_at or "~", instance.instance_id))
 
-    def _judge(self, registration: Registration, made: Made | None) -> Instance:
+    def _judge(self, registration: Registration, made: Made | None, said: reports.AgentReport | None) -> Instance:
         beat = heartbeat.read(self.state, self.signer, registration.instance_id)
         if beat is not None and beat.record_seq > registration.seq:
             # An older copy of its record was put back; the newest is in its own file.
@@ -121,7 +122,7 @@ class Fleet:
             api_url=None if port is None or host is None else api_url(host, port),
             at=beat.at if beat else None,
             age=evidence.beat_age,
-            report=reports.read(self.state, self.signer, registration.instance_id),
+            report=said,
         )
 
     @errors.translated

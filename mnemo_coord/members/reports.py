@@ -29,7 +29,7 @@ from mnemo_coord.events import Broadcaster, EventKind
 from mnemo_coord.findings import Finding, Severity
 from mnemo_coord.members.identity import is_id
 
-__all__ = ["AgentReport", "AgentState", "Hearing", "check", "check_report", "read", "remove", "state_name", "write"]
+__all__ = ["AgentReport", "AgentState", "Hearing", "check", "check_report", "read", "read_all", "remove", "state_name", "write"]
 
 TEXT_LIMIT: Final = 200
 """Characters of the text."""
@@ -104,6 +104,13 @@ def read(fleet_dir: StateDir, signer: Signer, instance_id: str) -> AgentReport |
         data = files.read_bounded(name, _RECORD_LIMIT, dir_fd=fleet_dir.folder(REPORTS))
         return _from_body(records.unseal(data, signer, Purpose.REPORT, name), instance_id)
     return None
+
+
+def read_all(fleet_dir: StateDir, signer: Signer) -> dict[str, AgentReport]:
+    """What everybody says of themselves, by id. Who says nothing costs nothing."""
+    owners = (name.removesuffix(_SUFFIX) for name in fleet_dir.listing(REPORTS) if name.endswith(_SUFFIX))
+    found = ((owner, read(fleet_dir, signer, owner)) for owner in owners if is_id(owner))
+    return {owner: report for owner, report in found if report is not None}
 
 
 def _from_body(body: Mapping[str, Any], instance_id: str) -> AgentReport | None:
