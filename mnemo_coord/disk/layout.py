@@ -26,8 +26,10 @@ _FILES: Final = re.compile(
     rf"secret|process_registry\.json|history(\.1)?\.jsonl|(instances|claims|locks|reports)/[^/]+|worktrees/[0-9a-f]{{8}}\.json"
     rf"|{QUEUE}/[^/]+/(bell/bell|acknowledged(\.1)?)"
 )
-_NOT_OURS: Final = (f"{QUARANTINE}/", f"{QUEUE}/{QUARANTINE}/", f"{QUEUE}/dead_letter/", "worktrees/")
-"""What lies there was set aside as it was, or is people's work: it is not looked at."""
+_NOT_OURS: Final = (f"{QUARANTINE}/", f"{QUEUE}/{QUARANTINE}/", f"{QUEUE}/dead_letter/")
+"""What lies there was set aside as it was: it is not looked at."""
+_WORK: Final = re.compile(r"worktrees/(?![0-9a-f]{8}\.json$).*")
+"""People's work: beside the records of worktrees nothing there is looked at."""
 
 
 def make_way(state: StateDir, *, stamp: int) -> None:
@@ -61,6 +63,8 @@ def check(state: StateDir, *, stamp: int, fix: bool = False) -> list[Finding]:
 def _odd_entries(state: StateDir) -> Iterator[tuple[Finding, int, str]]:
     for place, dir_fd in _walk(state.fd, ""):
         for name in sorted(os.listdir(dir_fd)):
+            if _WORK.fullmatch(f"{place}{name}"):
+                continue
             with suppress(FileNotFoundError):
                 status = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
                 finding = _oddity(f"{place}{name}", status)
@@ -75,7 +79,7 @@ def _walk(fd: int, place: str, depth: int = 4) -> Iterator[tuple[str, int]]:
     with os.scandir(fd) as entries:
         folders = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
     for name in folders:
-        if f"{place}{name}/" in _NOT_OURS:
+        if f"{place}{name}/" in _NOT_OURS or _WORK.fullmatch(f"{place}{name}"):
             continue
         try:
             inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
@@ -108,7 +112,7 @@ def _what_is_odd(subject: str, status: os.stat_result) -> tuple[Severity, str, s
     if is_file and status.st_nlink > 1 and _FILES.fullmatch(subject):
         what = "has a second hard link: it is somebody else's file, or ours under another name"
         return (Severity.ERROR, "second-link", what, aside)
-    if status.st_mode & 0o077 and not subject.startswith("worktrees/"):
+    if status.st_mode & 0o077:
         mode = f"has mode {stat.S_IMODE(status.st_mode):04o}"
         return (Severity.ERROR, "mode-too-open", mode, "`mnemosyne doctor --fix` takes away the rights of others")
     return None

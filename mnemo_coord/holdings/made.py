@@ -69,6 +69,8 @@ def made_for(state: StateDir, signer: Signer, instance_id: str) -> Made | None:
 
 def made_for_all(state: StateDir, signer: Signer) -> list[Made]:
     """What was made for anybody."""
-    names = (name.removesuffix(".json") for name in state.listing(WORKTREES) if name.endswith(".json"))
-    found = (made_for(state, signer, name) for name in names if is_id(name))
-    return [made for made in found if made is not None]
+    with suppress(OSError, errors.State):  # something else lies there: who is here is to be seen all the same
+        names = (name.removesuffix(".json") for name in state.listing(WORKTREES) if name.endswith(".json"))
+        found = (made_for(state, signer, name) for name in names if is_id(name))
+        return [made for made in found if made is not None]
+    return []

@@ -108,9 +108,11 @@ def read(fleet_dir: StateDir, signer: Signer, instance_id: str) -> AgentReport |
 
 def read_all(fleet_dir: StateDir, signer: Signer) -> dict[str, AgentReport]:
     """What everybody says of themselves, by id. Who says nothing costs nothing."""
-    owners = (name.removesuffix(_SUFFIX) for name in fleet_dir.listing(REPORTS) if name.endswith(_SUFFIX))
-    found = ((owner, read(fleet_dir, signer, owner)) for owner in owners if is_id(owner))
-    return {owner: report for owner, report in found if report is not None}
+    with suppress(OSError, errors.State):  # something else lies there: who is here is to be seen all the same
+        owners = (name.removesuffix(_SUFFIX) for name in fleet_dir.listing(REPORTS) if name.endswith(_SUFFIX))
+        found = ((owner, read(fleet_dir, signer, owner)) for owner in owners if is_id(owner))
+        return {owner: report for owner, report in found if report is not None}
+    return {}
 
 
 def _from_body(body: Mapping[str, Any], instance_id: str) -> AgentReport | None:

@@ -30,14 +30,32 @@ import support
 from unit.kernel import need_root
 
 import mnemo_coord.aio
+import mnemo_coord.client
 import mnemo_coord.doctor
 from mnemo_coord import Coordinator, Settings, errors
-from mnemo_coord.cli import completion, config, doctor, events, instances, own, receive, send, serve
+from mnemo_coord.cli import (
+    completion,
+    config,
+    dashboard,
+    doctor,
+    events,
+    instances,
+    own,
+    queue,
+    receive,
+    report,
+    send,
+    serve,
+    worktree,
+)
 from mnemo_coord.cli.main import main
-from mnemo_coord.holdings import ports
+from mnemo_coord.holdings import ports, worktrees
 from mnemo_coord.messages.address import Address
 
-LOADED = (completion, config, doctor, events, instances, own, receive, send, serve, ports, mnemo_coord.aio, mnemo_coord.doctor)
+LOADED = (
+    completion, config, dashboard, doctor, events, instances, own, queue, receive, report, send, serve, worktree, ports, worktrees,
+    mnemo_coord.aio, mnemo_coord.client, mnemo_coord.doctor,
+)  # fmt: skip
 """Loaded before the fork, so that loading them is not measured in each case."""
 
 LIMIT = 2.0
@@ -52,6 +70,10 @@ COMMANDS = (
     ("receive", "--as", "inbox"),
     ("receive", "--as", "inbox", "--peek"),
     ("events",),
+    ("queue",),
+    ("report", "idle", "--as", "planner"),
+    ("dashboard",),
+    ("worktree", "list"),
     ("serve", "--name", "inbox"),
 )
 MANY_DOCUMENTS = {"receive", "serve"}
@@ -64,6 +86,7 @@ import sys, time
 from mnemo_coord import Coordinator
 me = Coordinator(sys.argv[1], name="inbox")
 me.register()
+me.report("idle")
 taken = next(iter(me.receive(timeout=5)))
 print("took", taken.file, me.instance_id, flush=True)
 time.sleep(60)
@@ -130,6 +153,12 @@ PLACES: dict[str, Callable[[Used], str]] = {
     "message": lambda used: f"{used.box}/new/{used.waiting}",
     "claimed message": lambda used: f"{used.box}/claimed/{used.dead}.{used.taken}",
     "claim's lock": lambda used: f"claims/name-{b'inbox'.hex()}.lock",
+    "reports": lambda used: "reports",
+    "report": lambda used: f"reports/{used.dead}.state",
+    "traffic": lambda used: f"reports/{used.dead}.traffic",
+    "token": lambda used: f"instances/{used.dead}.token",
+    "worktrees": lambda used: "worktrees",
+    "worktree's record": lambda used: f"worktrees/{used.dead}.json",
     "claim's record": lambda used: f"claims/name-{b'inbox'.hex()}.json",
 }
 
@@ -323,7 +352,7 @@ def test_each_command_does_its_work_where_nothing_is_planted(used: Used, preciou
     """So that the commands above meet what is planted, and not each other."""
     outcomes = attempt(used, "", "", precious, tmp_path)
     assert [fault for outcome in outcomes for fault in outcome.faults] == []
-    assert [outcome.code for outcome in outcomes] == [0, 0, 1, 1] + [0] * 14, outcomes
+    assert [outcome.code for outcome in outcomes] == [0, 0, 1, 1] + [0] * 12 + [0, 0, 3, 3, 3, 3, 0, 0, 0, 0], outcomes
 
 
 SAMPLE = [("process_registry.json", "FIFO"), ("bell", "symlink to a folder"), ("message", "device"), ("claim's lock", "socket")]

@@ -10,8 +10,10 @@ import signal
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import support
 
@@ -377,7 +379,8 @@ def test_killed_while_it_is_made(after: float, state_dir: Path, root: Path) -> N
         mine = child.wait_for("registered").split()[1]
         time.sleep(after)  # the moment is the point
         for victim in support.descendants(child.pid):
-            victim.kill()
+            with suppress(psutil.NoSuchProcess):
+                victim.kill()
         child.kill()
     fixed = support.run("--dir", state_dir, "doctor", "--fix")
     assert fixed.returncode == 0, (fixed.stdout, fixed.stderr)
