@@ -409,12 +409,12 @@ def test_a_full_disk_takes_back_what_was_begun(state_dir: Path, root: Path, monk
 def test_parallel_worktrees_random_kills_and_a_doctor(state_dir: Path, root: Path) -> None:
     """No live worktree touched, no uncommitted byte lost, and git finds nothing wrong."""
     chosen = random.Random(os.environ.get("PYTEST_RANDOMLY_SEED"))
-    served = [support.Serve(state_dir, "--worktree") for _ in range(6)]
+    served = [support.Serve(state_dir, "--worktree") for _ in range(16)]
     try:
         places = {one.instance_id: state_dir / "worktrees" / one.instance_id for one in served}
         for one in served[::2]:
             (places[one.instance_id] / "work").write_text(one.instance_id)
-        killed = chosen.sample(served, 4)
+        killed = chosen.sample(served, 8)
         doctors = [
             subprocess.Popen(
                 [support.MNEMOSYNE, "--dir", str(state_dir), "doctor", "--fix"],
