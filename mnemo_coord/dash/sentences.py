@@ -87,6 +87,14 @@ def _port(event: _Event) -> str:
     return f"{event.who()} took {'a port' if port is None else f'port {port:.0f}'}{url}"
 
 
+def _place(what: str) -> Callable[[_Event], str]:
+    def sentence(event: _Event) -> str:
+        branch = f", on the branch {event.part('branch')}" if event.part("branch") else ""
+        return f"{event.who()} {what} {event.part('path')}".rstrip() + branch
+
+    return sentence
+
+
 def _state(event: _Event) -> str:
     more = f": {event.part('text')}" if event.part("text") else ""
     return f"{event.who()} is {event.part('state') or 'in an unknown state'}{more}"
@@ -116,6 +124,8 @@ _SENTENCES: Final[dict[str, tuple[str, Callable[[_Event], str]]]] = {
     "message_dead_lettered": ("warn", _set_aside("dead-lettered")),
     "message_quarantined": ("warn", _set_aside("refused")),
     "port_taken": ("", _port),
+    "worktree_added": ("good", _place("works in")),
+    "worktree_removed": ("", _place("removed its worktree")),
     "finding_found": ("warn", _found("Found")),
     "finding_fixed": ("good", _found("Fixed")),
     "agent_state": ("", _state),

@@ -278,6 +278,8 @@
       case "message_dead_lettered": return ["A message was given up and set aside: ", text(data.reason), " (", text(data.file, 80), ")."];
       case "message_quarantined": return ["A message was refused: ", text(data.reason), " (", text(data.file, 80), ")."];
       case "port_taken": return [who(id), ": port ", text(data.port, 12), " is taken", data.url ? " (" : "", data.url ? text(data.url, 80) : "", data.url ? ")." : "."];
+      case "worktree_added": return [who(id), " works in ", text(data.path, 200), data.branch ? ", on the branch " : "", data.branch ? text(data.branch, 80) : "", "."];
+      case "worktree_removed": return [who(id), " removed its worktree ", text(data.path, 200), "."];
       case "finding_found": return ["Found: ", text(data.message || data.code)];
       case "finding_fixed": return ["Mended: ", text(data.message || data.code)];
       case "agent_state": return [who(id), " ", stateSays(data.state), data.text ? ": " : ".", data.text ? text(data.text) : ""];
