@@ -95,8 +95,8 @@ class Child:
         """Waits until a line of its output or log holds ``text``; returns the line."""
 
         def found() -> str | None:
-            lines = (self.log + "\n" + self.printed).splitlines()
-            return next((line for line in lines if text in line), None)
+            whole = [said[: said.rfind("\n") + 1] for said in (self.log, self.printed)]  # one may be half written
+            return next((line for said in whole for line in said.splitlines() if text in line), None)
 
         return wait_until(found, timeout, f"{text!r} in:\n{self.log}\n{self.printed}")
 

@@ -47,8 +47,13 @@ class Terminated(BaseException):
 
 
 def _run(arguments: list[str]) -> int:
-    import gc
     import signal
+
+    if _command(arguments) == "serve":
+        # It takes its signals by sigwait. Until then they wait: an exception that a handler raises while a module is being
+        # imported may be swallowed there ("Exception ignored in …"), and the Ctrl-C with it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    import gc
 
     gc.set_threshold(20_000)  # importing makes much and drops little: looking for garbage 30 times meanwhile finds none
 
@@ -70,6 +75,17 @@ def _run(arguments: list[str]) -> int:
     finally:
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
+
+
+def _command(arguments: list[str]) -> str:
+    """Which command it is, before anything is there that could parse the rest."""
+    words = iter(arguments)
+    for word in words:
+        if word == "--dir":
+            next(words, None)
+        elif not word.startswith("-"):
+            return word
+    return ""
 
 
 def _terminate(number: int, _frame: object) -> None:

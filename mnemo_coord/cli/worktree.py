@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
@@ -127,8 +128,8 @@ def prune(shared: Common, *, yes: bool) -> int:
     """Remove the worktrees of all instances that are gone, if nothing would be lost with them."""
     from mnemo_coord.fleet import Fleet
 
-    outcomes = []
-    with Fleet.open(shared.dir, create=False) as fleet:
+    outcomes: list[dict[str, str]] = []
+    with suppress(errors.NotFound), Fleet.open(shared.dir, create=False) as fleet:  # where there is no fleet there is nothing
         fleet.state.writable = True
         for worktree in fleet.worktrees.all():
             if worktree.risks:

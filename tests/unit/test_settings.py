@@ -151,3 +151,17 @@ def test_every_setting_is_explained_and_none_is_the_secret() -> None:
     assert [one.name for one in shown] == [one.name for one in fields(Settings)]
     assert all(one.unit and one.help.endswith(".") for one in shown)
     assert "x" * 32 not in repr(shown)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        ([], ""), (["serve"], "serve"), (["--dir", "serve", "list"], "list"), (["--dir=x", "--json", "serve", "--name", "x"], "serve"),
+        (["send", "--to", "serve"], "send"), (["--dir"], ""), (["--help"], ""),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_command_is_known_before_anything_is_parsed(arguments: list[str], command: str) -> None:
+    from mnemo_coord.cli.main import _command
+
+    assert _command(arguments) == command
