@@ -33,11 +33,11 @@ from mnemo_coord.members.heartbeat import BeatFile
 from mnemo_coord.members.identity import ProcessIdentity, draw
 from mnemo_coord.members.lookout import Lookout
 from mnemo_coord.members.registration import Registration
-from mnemo_coord.messages import traffic
 from mnemo_coord.messages.address import Address
 from mnemo_coord.messages.delivery import Receipt
 from mnemo_coord.messages.message import Message
 from mnemo_coord.messages.receiver import Receiver
+from mnemo_coord.messages.traffic import TrafficFile
 
 if TYPE_CHECKING:
     from mnemo_coord.holdings.worktrees import Worktree
@@ -59,6 +59,7 @@ class Membership:
         self.instance_id, self._lock = draw(fleet.state)
         self._claims: list[Claim] = []
         self._beats = BeatFile(fleet.state, fleet.signer, fleet.clock, self.instance_id)
+        self._traffic = TrafficFile(fleet.state, self.instance_id)
         self._watch = Watch()
         self._seen: tuple[int, ...] = ()
         self._rung: deque[str] = deque()
@@ -116,7 +117,7 @@ class Membership:
         for address in self.receiver.addresses:
             self._watch.add(self.fleet.mailboxes.make(address), Change.TOUCHED, self.receiver.on_bell)
         self._ensure_token()
-        traffic.make(self.fleet.state, self.instance_id)
+        self._traffic.make()
         self._beats.beat(self.registration.seq)
         files.crash_point(CrashPoint.FIRST_BEAT_WRITTEN)
         self.fleet.registry.put(self.registration, EventKind.INSTANCE_REGISTERED)
@@ -157,7 +158,9 @@ class Membership:
         with self._mutex:
             self._mend()
             self._beats.beat(self.registration.seq)
-            self.fleet.queue.tally.write(self.fleet.state, self.fleet.signer, self.instance_id)
+            received = self.fleet.queue.tally.news(self.fleet.signer, self.instance_id)
+            if received is not None:
+                self._traffic.write(received)
 
     def _mend(self) -> None:
         state, registry = self.fleet.state, self.fleet.registry
@@ -229,7 +232,8 @@ class Membership:
             self._watch.mend()
             self._heed()
             if REPORTS in self._heeding:
-                self._hearing.hear_all()
+                with suppress(OSError, errors.State):  # what lies there instead is the doctor's to tell
+                    self._hearing.hear_all()
             # Whoever died with one of our messages in hand was no neighbour of ours, or never registered.
             self.fleet.queue.recover(self.receiver.addresses, self.instance_id, self.fleet.lives)
             left = settings.poll_interval
@@ -245,6 +249,8 @@ class Membership:
         for name, (heed, change, wake) in wanted.items():
             path = str(self.fleet.state.path / name)
             if heed and name not in self._heeding:
+                with suppress(OSError, errors.State):  # on a full disk it is made later, by who needs it
+                    self.fleet.state.folder(name)
                 self._watch.add(path, change, wake)
                 self._heeding.add(name)
             elif not heed and name in self._heeding:
@@ -367,6 +373,7 @@ class Membership:
 
     def _remove_files(self) -> None:
         self._beats.remove()
+        self._traffic.remove()
         token.remove(self.fleet.state, self.instance_id)
         reports.remove(self.fleet.state, self.instance_id)
 

@@ -6,10 +6,10 @@
     ├── secret                     64 hex digits: the fleet's key (signing)
     ├── process_registry.json      who has registered (members.registry)
     ├── history.jsonl              who came, left and died (members.history)
-    ├── instances/                 <id>.lock, <id>.beat, <id>.token (members.identity, members.heartbeat, members.token)
+    ├── instances/                 <id>.lock, .beat, .token, .traffic (members.identity, heartbeat, token; messages.traffic)
     ├── coordination_queue/        mailboxes, tmp/, quarantine/, dead_letter/ (messages.mailbox)
     ├── claims/                    <hex>.lock, <hex>.json (holdings.claims)
-    ├── reports/                   <id>.state, <id>.traffic: what they say (members.reports, messages.traffic)
+    ├── reports/                   <id>.state: what they say of themselves (members.reports)
     ├── locks/                     registry.lock, reaper.lock, doctor.lock: permanent, empty (locks)
     ├── worktrees/                 <id>/, <id>.json: git worktrees of instances (holdings.worktrees)
     └── quarantine/                damaged records, set aside under <name>.<time>

@@ -30,6 +30,8 @@ from mnemo_coord.members.identity import is_id
 __all__ = ["Beat", "BeatFile", "beat_name", "check", "read"]
 
 SIZE: Final = 512
+TRAFFIC_SUFFIX: Final = ".traffic"
+"""Of the file beside it that says what was received (messages.traffic)."""
 _TORN_READS: Final = 5
 
 
@@ -153,13 +155,13 @@ def read(state: StateDir, signer: Signer, instance_id: str) -> Beat | None:
 
 
 def check(state: StateDir, registered: Mapping[str, Any], *, fix: bool = False) -> list[Finding]:
-    """Files of instances that have neither a lock file nor a registration: heartbeats, tokens."""
+    """Files of instances that have neither a lock file nor a registration: heartbeats, tokens, sums of traffic."""
     names = state.listing(INSTANCES)
     owners = {name.removesuffix(".lock") for name in names if name.endswith(".lock")} | set(registered)
     found = []
     for name in names:
         instance_id, _, kind = name.partition(".")
-        if kind in {"beat", "token"} and is_id(instance_id) and instance_id not in owners:
+        if kind in {"beat", "token", "traffic"} and is_id(instance_id) and instance_id not in owners:
             finding = Finding(
                 code="leftover-heartbeat",
                 severity=Severity.WARNING,

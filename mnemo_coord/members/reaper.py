@@ -106,6 +106,7 @@ class Reaper:
         folder = self._state.folder(INSTANCES)
         files.remove(heartbeat.beat_name(instance_id), dir_fd=folder)
         files.remove(token.token_name(instance_id), dir_fd=folder)
+        files.remove(f"{instance_id}{heartbeat.TRAFFIC_SUFFIX}", dir_fd=folder)
         if with_lock:
             files.remove(lock_name(instance_id), dir_fd=folder)
 

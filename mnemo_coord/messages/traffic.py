@@ -2,11 +2,13 @@
 
 ::
 
-    reports/<id>.traffic    a sealed record; made empty at registration, rewritten in place with a heartbeat when needed
+    instances/<id>.traffic    a sealed record; made empty at registration, rewritten in place with a heartbeat when something
+    came
 
 Each instance counts what it was handed, in memory, and writes the sums down with its heartbeat: that costs a message nothing.
-The file is made at the start, because on a full disk there is no room for one. A reader may meet it half written; its
-signature fails and it looks again. Nothing rests on it. By hand, it may be deleted: it comes back with the next message.
+The file is made at the start, because on a full disk there is no room for one, and stays open, because closing it would wake
+everybody who watches the folder. A reader may meet it half written; its signature fails and it looks again. Nothing rests on
+it. By hand, it may be deleted: it comes back with the next message.
 """
 
 from __future__ import annotations
@@ -20,22 +22,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from mnemo_coord import errors
-from mnemo_coord.disk import files, records
+from mnemo_coord.disk import files, locks, records
 from mnemo_coord.disk.signing import Purpose, Signer
-from mnemo_coord.disk.state_dir import REPORTS, StateDir
+from mnemo_coord.disk.state_dir import INSTANCES, StateDir
+from mnemo_coord.members.heartbeat import TRAFFIC_SUFFIX
 from mnemo_coord.members.identity import is_id
 
 if TYPE_CHECKING:
     from mnemo_coord.disk.clock import Clock
 
-__all__ = ["Flow", "Tally", "flows", "make"]
+__all__ = ["Flow", "Tally", "TrafficFile", "flows"]
 
 _SENDERS: Final = 48
 """How many senders one instance tells apart; the one that has been silent longest is dropped."""
 _TORN_READS: Final = 3
 _LIMIT: Final = 8192
 """Bytes of a record: 48 names of 64 characters fit."""
-_SUFFIX: Final = ".traffic"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,47 +72,69 @@ class Tally:
             if len(self._counts) > _SENDERS:
                 self._counts.popitem(last=False)
 
-    def write(self, state: StateDir, signer: Signer, instance_id: str) -> None:
-        """Writes the sums down where they changed. Not worth failing a heartbeat for."""
+    def news(self, signer: Signer, instance_id: str) -> bytes | None:
+        """The sums as a sealed record, where they changed since the last call."""
         with self._lock:
             if not self._changed:
-                return
+                return None
             self._changed = False
             received = [[sender, number, last] for sender, (number, last) in self._counts.items()]
         body = {"instance_id": instance_id, "boot_id": self._clock.boot_id, "received": received}
-        with suppress(OSError, errors.State), files.opened(_open(state, instance_id)) as fd:
-            files.rewrite(fd, records.seal(body, signer, Purpose.TRAFFIC))
+        return records.seal(body, signer, Purpose.TRAFFIC)
 
 
-def make(state: StateDir, instance_id: str) -> None:
-    """Makes the file of an instance, empty.
+class TrafficFile:
+    """The file of one instance, kept open."""
 
-    Raises:
-        OSError: it cannot be made.
-    """
-    os.close(_open(state, instance_id))
+    def __init__(self, state: StateDir, instance_id: str) -> None:
+        self._state = state
+        self._name = f"{instance_id}{TRAFFIC_SUFFIX}"
+        self._file = locks.Descriptor(-1)
 
+    def make(self) -> None:
+        """Makes it, empty.
 
-def _open(state: StateDir, instance_id: str) -> int:
-    name, folder = f"{instance_id}{_SUFFIX}", state.folder(REPORTS)
-    try:
-        return files.open_regular(name, os.O_RDWR, dir_fd=folder)
-    except FileNotFoundError:
-        return files.create(name, dir_fd=folder, flags=os.O_RDWR)
+        Raises:
+            OSError: it cannot be made.
+        """
+        folder = self._state.folder(INSTANCES)
+        self._file.close()
+        files.remove(self._name, dir_fd=folder)  # only ever ours: the id is
+        self._file = locks.Descriptor(files.create(self._name, dir_fd=folder, flags=os.O_RDWR))
+
+    def write(self, sums: bytes) -> None:
+        """Replaces its content. Not worth failing a heartbeat for."""
+        with suppress(OSError, errors.State):
+            if not self._is_there():
+                self.make()
+            files.rewrite(self._file.fd, sums)
+
+    def _is_there(self) -> bool:
+        try:
+            at_name = os.stat(self._name, dir_fd=self._state.folder(INSTANCES), follow_symlinks=False)
+        except OSError:
+            return False
+        return self._file.is_open and files.identity(self._file.fd) == (at_name.st_dev, at_name.st_ino)
+
+    def remove(self) -> None:
+        """Ends it."""
+        with suppress(OSError):
+            files.remove(self._name, dir_fd=self._state.folder(INSTANCES))
+        self._file.close()
 
 
 def flows(state: StateDir, signer: Signer, clock: Clock) -> list[Flow]:
     """Who has told whom how much, in the whole fleet. What is damaged or of another boot is passed over."""
-    owners = (name.removesuffix(_SUFFIX) for name in state.listing(REPORTS) if name.endswith(_SUFFIX))
+    owners = (name.removesuffix(TRAFFIC_SUFFIX) for name in state.listing(INSTANCES) if name.endswith(TRAFFIC_SUFFIX))
     return [flow for owner in owners if is_id(owner) for flow in _flows_to(owner, state, signer, clock)]
 
 
 def _flows_to(instance_id: str, state: StateDir, signer: Signer, clock: Clock) -> list[Flow]:
-    name = f"{instance_id}{_SUFFIX}"
+    name = f"{instance_id}{TRAFFIC_SUFFIX}"
     for _ in range(_TORN_READS):  # RACE: its owner rewrites it in place
         with suppress(errors.State, ValueError, KeyError, TypeError):
             try:
-                data = files.read_bounded(name, _LIMIT, dir_fd=state.folder(REPORTS))
+                data = files.read_bounded(name, _LIMIT, dir_fd=state.folder(INSTANCES))
             except OSError:
                 return []
             if not data:

@@ -346,3 +346,15 @@ def test_a_fleet_moves_back_in(how: str, state_dir: Path) -> None:
         assert sent.returncode == 0, sent.stderr
         two.wait_for("Message StillThere")
         assert "died" not in one.log + two.log
+
+
+def test_what_somebody_says_is_heard_at_once(state_dir: Path) -> None:
+    """Also the very first time, when nobody has said anything in this fleet yet."""
+    slow = Settings(heartbeat_interval=60, poll_interval=60)
+    with Coordinator(state_dir, settings=slow) as listener, Coordinator(state_dir, settings=slow) as speaker:
+        heard: list[str] = []
+        listener.on_event(lambda event: heard.append(event.data["text"]) if event.kind == "agent_state" else None)
+        support.wait_until(lambda: (state_dir / "reports").is_dir())
+        for text in ("1", "2"):
+            speaker.report("idle", text)
+            support.wait_until(lambda text=text: text in heard, 5.0)

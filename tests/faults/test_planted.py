@@ -155,7 +155,7 @@ PLACES: dict[str, Callable[[Used], str]] = {
     "claim's lock": lambda used: f"claims/name-{b'inbox'.hex()}.lock",
     "reports": lambda used: "reports",
     "report": lambda used: f"reports/{used.dead}.state",
-    "traffic": lambda used: f"reports/{used.dead}.traffic",
+    "traffic": lambda used: f"instances/{used.dead}.traffic",
     "token": lambda used: f"instances/{used.dead}.token",
     "worktrees": lambda used: "worktrees",
     "worktree's record": lambda used: f"worktrees/{used.dead}.json",

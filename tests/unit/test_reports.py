@@ -15,8 +15,7 @@ from mnemo_coord.disk.signing import Purpose, Signer
 from mnemo_coord.disk.state_dir import StateDir
 from mnemo_coord.events import Broadcaster
 from mnemo_coord.members import reports
-from mnemo_coord.messages import traffic
-from mnemo_coord.messages.traffic import Tally, flows
+from mnemo_coord.messages.traffic import Tally, TrafficFile, flows
 
 SIGNER, CLOCK, ME = Signer(b"x" * 32), SystemClock(), "a1b2c3d4"
 
@@ -113,35 +112,34 @@ def received(state: StateDir) -> dict[str, int]:
 
 
 def test_sums_are_read_by_others(state: StateDir) -> None:
-    traffic.make(state, ME)
+    written = TrafficFile(state, ME)
+    written.make()
     assert received(state) == {}
-    tally, path = Tally(CLOCK), state.path / "reports" / f"{ME}.traffic"
-    tally.write(state, SIGNER, ME)
-    assert path.read_bytes() == b"", "nothing has come"
+    tally, path = Tally(CLOCK), state.path / "instances" / f"{ME}.traffic"
+    assert tally.news(SIGNER, ME) is None, "nothing has come"
     for sender, number in (("ci", 1), ("e5f6a7b8", 3)):
         for _ in range(number):
             tally.count(sender)
-    tally.write(state, SIGNER, ME)
+    written.write(tally.news(SIGNER, ME) or b"")
     assert received(state) == {"ci": 1, "e5f6a7b8": 3}
     assert all(flow.to_agent == ME and 0 <= flow.age < 10 for flow in flows(state, SIGNER, CLOCK))
     before = path.stat()
     tally.count("ci")
-    tally.write(state, SIGNER, ME)
+    written.write(tally.news(SIGNER, ME) or b"")
     assert received(state)["ci"] == 2
     assert path.stat().st_ino == before.st_ino, "a full disk has no room for another file"
     path.unlink()
-    tally.write(state, SIGNER, ME)
-    assert not path.exists(), "nothing is new"
+    assert tally.news(SIGNER, ME) is None, "nothing is new"
     tally.count("ci")
-    tally.write(state, SIGNER, ME)
-    assert received(state)["ci"] == 3
-    reports.remove(state, ME)
+    written.write(tally.news(SIGNER, ME) or b"")
+    assert received(state)["ci"] == 3, "it comes back with the next message"
+    written.remove()
     assert not path.exists()
 
 
 def test_what_is_no_sum_is_passed_over(state: StateDir) -> None:
-    traffic.make(state, ME)
-    path = state.path / "reports" / f"{ME}.traffic"
+    TrafficFile(state, ME).make()
+    path = state.path / "instances" / f"{ME}.traffic"
     whole = {"instance_id": ME, "boot_id": CLOCK.boot_id, "received": [["ci", 1, 1]]}
     odd = (
         {**whole, "boot_id": "x"},
@@ -161,5 +159,6 @@ def test_one_instance_tells_48_senders_apart_and_all_fit(state: StateDir) -> Non
     tally = Tally(CLOCK)
     for number in range(100):
         tally.count(f"{number:064}")
-    tally.write(state, SIGNER, ME)
+    written = TrafficFile(state, ME)
+    written.write(tally.news(SIGNER, ME) or b"")
     assert list(received(state)) == [f"{number:064}" for number in range(52, 100)]
