@@ -354,7 +354,7 @@ def test_what_somebody_says_is_heard_at_once(state_dir: Path) -> None:
     with Coordinator(state_dir, settings=slow) as listener, Coordinator(state_dir, settings=slow) as speaker:
         heard: list[str] = []
         listener.on_event(lambda event: heard.append(event.data["text"]) if event.kind == "agent_state" else None)
-        support.wait_until(lambda: (state_dir / "reports").is_dir())
+        support.wait_until((state_dir / "reports").is_dir)
         for text in ("1", "2"):
             speaker.report("idle", text)
             support.wait_until(lambda text=text: text in heard, 5.0)
