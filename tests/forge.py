@@ -51,4 +51,7 @@ def add(state_dir: Path, instance_id: str, record: Any) -> None:
     path = state_dir / "process_registry.json"
     document = json.loads(path.read_text())
     document["instances"][instance_id] = record
-    path.write_text(json.dumps(document))
+    beside = path.with_suffix(".forged")  # whole at once: a half-written one would be set aside
+    beside.write_text(json.dumps(document))
+    beside.chmod(0o600)
+    beside.rename(path)

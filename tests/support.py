@@ -101,7 +101,10 @@ class Child:
         return wait_until(found, timeout, f"{text!r} in:\n{self.log}\n{self.printed}")
 
     def send_signal(self, number: int) -> None:
+        """Sends a signal; one that stops it has done so when this returns."""
         self.process.send_signal(number)
+        if number == signal.SIGSTOP:
+            wait_until(lambda: psutil.Process(self.pid).status() in {psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE})
 
     def kill(self) -> None:
         """SIGKILL, and waits until the kernel has reaped it."""

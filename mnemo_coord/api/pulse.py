@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from concurrent.futures import Executor
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from mnemo_coord import errors
@@ -62,7 +63,8 @@ class Pulse:
         # the same.
         if not self._scheduled:
             self._scheduled = True
-            self._loop.call_soon_threadsafe(self._wake)
+            with suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self._wake)
 
     def _wake(self) -> None:
         self._scheduled = False

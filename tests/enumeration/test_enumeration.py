@@ -120,7 +120,7 @@ def serious(report: doctor.Report) -> list[doctor.Finding]:
 
 
 def tree(place: Path) -> dict[str, tuple[int, int, bytes]]:
-    return {path: about for path, about in support.tree(place).items() if not path.endswith(".beat")}
+    return {path: about for path, about in support.tree(place).items() if not path.endswith((".beat", ".traffic"))}
 
 
 @pytest.fixture

@@ -278,7 +278,7 @@ def serious(report: doctor.Report) -> list[str]:
 
 def without_beats(state_dir: Path) -> dict[str, tuple[int, int, bytes]]:
     """Everything that nobody alive rewrites."""
-    return {path: about for path, about in support.tree(state_dir).items() if not path.endswith(".beat")}
+    return {path: about for path, about in support.tree(state_dir).items() if not path.endswith((".beat", ".traffic"))}
 
 
 def doctor_mends(state_dir: Path) -> list[str]:
@@ -301,7 +301,7 @@ def files_of_instances(state_dir: Path) -> set[str]:
 
 
 def nobody_but(alive: set[str], state_dir: Path) -> bool:
-    files = {f"{instance_id}.{kind}" for instance_id in alive for kind in ("lock", "beat")}
+    files = {f"{instance_id}.{kind}" for instance_id in alive for kind in ("lock", "beat", "traffic")}
     boxes = {path.name for path in (state_dir / "coordination_queue").glob("????????")}
     records = set((state_dir / "claims").glob("*.json"))
     return registered(state_dir) == alive and files_of_instances(state_dir) == files and boxes == alive and not records

@@ -726,7 +726,7 @@ def test_it_connects_again() -> None:
     async def test(screen: Screen) -> None:
         await screen.shows("live", "worker-1")
         screen.script.say(State("connection refused", hint="is it there?"))
-        await screen.shows("reconnecting in 1 s: connection refused (is it there?)", "worker-1")
+        await screen.shows("connection refused (is it there?)", "worker-1")
         screen.script.say(snapshot(instance(7)))
         await screen.shows("live", "worker-7")
         await screen.hides("reconnecting")
@@ -801,7 +801,7 @@ def test_hostile_text_is_shown_and_never_obeyed(size: tuple[int, int]) -> None:
 
 def test_hostile_titles_and_reasons() -> None:
     async def test(screen: Screen) -> None:
-        await screen.shows(f"reconnecting in 1 s: {ESCAPED}")
+        await screen.shows("reconnecting", ESCAPED)
 
     dash(test, State(HOSTILE))
 
