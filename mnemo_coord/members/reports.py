@@ -136,17 +136,29 @@ class Hearing:
         self._signer = signer
         self._events = events
         self._known: dict[str, AgentReport] = {}
+        self._versions: dict[str, tuple[int, int]] = {}
         self._lock = threading.Lock()
 
-    def hear(self, names: Iterable[str]) -> None:
-        """Looks at some files of the folder, by name."""
+    def hear(self, names: Iterable[str]) -> set[str]:
+        """Looks at some files of the folder, by name. Returns those in which there was a report."""
+        heard = set()
         for name in names:
             instance_id = name.removesuffix(_SUFFIX)
             if instance_id == name or not is_id(instance_id):
                 continue
             report = read(self._state, self._signer, instance_id)
             if report is not None:
+                heard.add(name)
                 self.tell(instance_id, report)
+        return heard
+
+    def _version(self, name: str) -> tuple[int, int]:
+        """Changes whenever the file does, and is cheaper than reading it; zeros where it is gone."""
+        try:
+            status = os.stat(name, dir_fd=self._state.folder(REPORTS), follow_symlinks=False)
+        except OSError:
+            return (0, 0)
+        return status.st_ino, status.st_mtime_ns
 
     def tell(self, instance_id: str, report: AgentReport) -> None:
         """Publishes a report, unless it has been."""
@@ -157,9 +169,14 @@ class Hearing:
         self._events.publish(EventKind.AGENT_STATE, instance_id, state=str(report.state), text=report.text)
 
     def hear_all(self) -> None:
-        """Looks at all of them, and forgets who is gone."""
+        """Looks at all of them that have changed, and forgets who is gone."""
         names = self._state.listing(REPORTS)
-        self.hear(names)
+        versions = {name: self._version(name) for name in names}
+        changed = {name for name in names if versions[name] != self._versions.get(name)}
+        # RACE: looked at before it is read: what is written in between is read now, and once more at the next poll. What could
+        # not be read, for want of descriptors or of the fleet's new key, is tried again then, too.
+        settled = (set(names) - changed) | self.hear(changed)
+        self._versions = {name: versions[name] for name in settled}
         present = {name.removesuffix(_SUFFIX) for name in names}
         with self._lock:
             self._known = {key: report for key, report in self._known.items() if key in present}

@@ -91,6 +91,21 @@ def test_each_is_told_once(state: StateDir) -> None:
     assert events.last_id == 3, "the same words of another life are news"
 
 
+def test_what_could_not_be_read_is_tried_again(state: StateDir) -> None:
+    events = Broadcaster(100, lambda: "now")
+    signer = Signer(b"y" * 32)
+    hearing = reports.Hearing(state, signer, events)
+    say(state, "idle", "1")
+    hearing.hear_all()
+    assert events.last_id == 0
+    signer.adopt(SIGNER.secret, None)
+    hearing.hear_all()
+    assert [event.data["text"] for event in events.since()] == ["1"]
+    say(state, "idle", "2")
+    hearing.hear_all()
+    assert [event.data["text"] for event in events.since()] == ["1", "2"]
+
+
 def test_leftovers_are_found_and_a_writer_at_work_is_not(state: StateDir) -> None:
     say(state)
     say(state, who="e5f6a7b8")
