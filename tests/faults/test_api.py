@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import select
 import socket
 import statistics
 import time
@@ -21,6 +22,7 @@ CLOSED = [
     "/instances/x",
     "/mailboxes",
     "/claims",
+    "/worktrees",
     "/doctor",
     "/overview",
     "/metrics",
@@ -235,6 +237,44 @@ def test_a_chunked_body_without_end(served: Served) -> None:
             pass
         else:
             pytest.fail("it took everything for ten seconds")
+
+
+@pytest.mark.parametrize(
+    ("status", "line"),
+    [
+        (415, "Content-Type: text/plain"),
+        (403, "Origin: http://evil.example"),
+        (413, "Content-Type: application/json"),
+        (400, "Content-Type: application/json\r\nTransfer-Encoding: chunked"),
+    ],
+)
+def test_who_is_refused_while_sending_still_gets_the_answer(status: int, line: str, served: Served) -> None:
+    """A connection that is closed before all was read resets what the client has not read yet."""
+    head = f"POST /messages HTTP/1.1\r\nHost: 127.0.0.1:{served.port}\r\nAuthorization: Bearer {served.token}\r\n{line}\r\n"
+    begun = time.monotonic()
+    with served.connect() as connection:
+        connection.sendall(f"{head}Content-Length: 40000\r\n\r\n".encode() + (b" " * 20_000 if status == 413 else b""))
+        select.select([connection], [], [], 10)
+        for _ in range(2):
+            connection.sendall(b" " * 9_000)
+            time.sleep(0.01)  # the kernel's answer to the first arrives here
+        answer = read_answer(connection)
+        assert (answer.status, answer.headers["connection"]) == (status, "close")
+        assert answer.body
+        assert connection.recv(1) == b"", "and nothing follows"
+    assert time.monotonic() - begun < 3
+    with served.connect() as connection:  # who does not hang up is hung up on
+        connection.sendall(f"{head}Content-Length: 40000\r\n\r\n".encode() + (b" " * 20_000 if status == 413 else b""))
+        assert read_answer(connection).status == status
+        support.wait_until(lambda: _refuses(connection), what="the other half is closed too")
+
+
+def _refuses(connection: socket.socket) -> bool:
+    try:
+        connection.sendall(b" ")
+    except OSError:
+        return True
+    return False
 
 
 def test_long_urls_and_headers(served: Served) -> None:
