@@ -15,9 +15,13 @@ if TYPE_CHECKING:
     import os
     from types import TracebackType
 
+    from mnemo_coord.branch_work import BranchWork
     from mnemo_coord.events import Broadcaster, Event
     from mnemo_coord.fleet import Fleet
+    from mnemo_coord.holdings.assignments import Assignment
+    from mnemo_coord.holdings.branch_view import BranchState
     from mnemo_coord.holdings.claims import Claim, Holder
+    from mnemo_coord.holdings.occupancy import BranchConflict
     from mnemo_coord.holdings.owner import OwnerLock
     from mnemo_coord.holdings.worktrees import Worktree
     from mnemo_coord.members.instance import Instance
@@ -26,7 +30,7 @@ if TYPE_CHECKING:
     from mnemo_coord.messages.delivery import Delivery, Receipt
     from mnemo_coord.messages.message import Message
 
-__all__ = ["AsyncClaim", "AsyncDelivery", "AsyncOwnerLock", "Coordinator"]
+__all__ = ["AsyncBranchWork", "AsyncClaim", "AsyncDelivery", "AsyncOwnerLock", "Coordinator"]
 
 _T = TypeVar("_T")
 _SLICE = 1.0
@@ -69,6 +73,45 @@ class AsyncClaim(_AsyncBlock):
     """A `Claim` to be used with ``async with``."""
 
     wrapped: Claim
+
+
+class AsyncBranchWork:
+    """See `mnemo_coord.branch_work.BranchWork`."""
+
+    def __init__(self, work: BranchWork) -> None:
+        self.sync = work
+
+    async def join(self, branch: str, intent: str | None = None, **options: Any) -> Assignment:
+        """See `BranchWork.join`."""
+        return await asyncio.to_thread(self.sync.join, branch, intent, **options)
+
+    async def switch(self, branch: str, intent: str | None = None, **options: Any) -> Assignment:
+        """See `BranchWork.switch`."""
+        return await asyncio.to_thread(self.sync.switch, branch, intent, **options)
+
+    async def release(self, branch: str | None = None) -> list[Assignment]:
+        """See `BranchWork.release`."""
+        return await asyncio.to_thread(self.sync.release, branch)
+
+    async def held(self) -> list[Assignment]:
+        """See `BranchWork.held`."""
+        return await asyncio.to_thread(self.sync.held)
+
+    async def status(self, *, every: bool = False) -> list[BranchState]:
+        """See `BranchWork.status`."""
+        return await asyncio.to_thread(self.sync.status, every=every)
+
+    async def conflicts(self) -> list[BranchConflict]:
+        """See `BranchWork.conflicts`."""
+        return await asyncio.to_thread(self.sync.conflicts)
+
+    async def answer(self, message: Message, *, approve: bool, reason: str = "") -> Receipt:
+        """See `BranchWork.answer`."""
+        return await asyncio.to_thread(self.sync.answer, message, approve=approve, reason=reason)
+
+    async def attend(self, message: Message) -> bool:
+        """See `BranchWork.attend`."""
+        return await asyncio.to_thread(self.sync.attend, message)
 
 
 class AsyncOwnerLock(_AsyncBlock):
@@ -262,6 +305,11 @@ class Coordinator:
     async def open_worktree(self, branch: str | None = None, *, base: str = "HEAD") -> Worktree:
         """See `mnemo_coord.Coordinator.open_worktree`."""
         return await asyncio.to_thread(self.sync.open_worktree, branch, base=base)
+
+    @property
+    def branches(self) -> AsyncBranchWork:
+        """See `mnemo_coord.Coordinator.branches`."""
+        return AsyncBranchWork(self.sync.branches)
 
     async def heartbeat(self) -> None:
         """See `mnemo_coord.Coordinator.heartbeat`."""

@@ -26,6 +26,7 @@ from mnemo_coord.messages.message import NO_PAYLOAD, Message
 from mnemo_coord.settings import Settings
 
 if TYPE_CHECKING:
+    from mnemo_coord.branch_work import BranchWork
     from mnemo_coord.holdings.worktrees import Worktree
 
 __all__ = ["Coordinator"]
@@ -309,6 +310,11 @@ class Coordinator:
             errors.TimedOut: git took too long.
         """
         return self._here.open_worktree(branch, base)
+
+    @property
+    def branches(self) -> BranchWork:
+        """What this instance does on branches: ``join``, ``switch``, ``release``, ``status``, ``conflicts``, ``answer``."""
+        return self._here.branches
 
     @errors.translated
     def heartbeat(self) -> None:

@@ -16,10 +16,10 @@ from functools import partial
 from mnemo_coord import errors
 from mnemo_coord.disk import layout, locks, signing
 from mnemo_coord.disk.clock import SystemClock
-from mnemo_coord.disk.state_dir import WORKTREES, StateDir
+from mnemo_coord.disk.state_dir import BRANCHES, WORKTREES, StateDir
 from mnemo_coord.findings import Finding, Severity
 from mnemo_coord.fleet import Fleet
-from mnemo_coord.holdings import claims, ports
+from mnemo_coord.holdings import branch_view, claims, ports
 from mnemo_coord.members import heartbeat, reaper, registry, reports
 from mnemo_coord.members.registration import Registration
 from mnemo_coord.messages import leftovers
@@ -116,6 +116,7 @@ def _checks(fleet: Fleet, *, fix: bool, only_stale: bool) -> list[Callable[[], l
         partial(claims.check, fleet.claims, fix=fix),
         partial(leftovers.check, fleet.queue, fleet.state, fleet.lives, fix=fix),
         partial(_worktrees, fleet, fix=fix),
+        partial(_branches, fleet, fix=fix),
     ]
 
 
@@ -125,6 +126,14 @@ def _worktrees(fleet: Fleet, *, fix: bool) -> list[Finding]:
     from mnemo_coord.holdings import worktrees
 
     return worktrees.check(fleet.worktrees, fix=fix)
+
+
+def _branches(fleet: Fleet, *, fix: bool) -> list[Finding]:
+    if not fleet.state.listing(BRANCHES) and branch_view.NAME not in os.listdir(fleet.state.fd):
+        return []
+    from mnemo_coord.holdings import branch_findings
+
+    return branch_findings.check(fleet.branches, fix=fix)
 
 
 def _judged(fleet: Fleet) -> list[tuple[Registration, bool]]:

@@ -37,6 +37,8 @@ class EventKind(StrEnum):
     PORT_TAKEN = "port_taken"
     WORKTREE_ADDED = "worktree_added"
     WORKTREE_REMOVED = "worktree_removed"
+    BRANCH_JOINED = "branch_joined"
+    BRANCH_RELEASED = "branch_released"
     FINDING_FOUND = "finding_found"
     FINDING_FIXED = "finding_fixed"
     AGENT_STATE = "agent_state"

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any, Self
 from mnemo_coord import errors
 from mnemo_coord.disk import signing
 from mnemo_coord.disk.clock import Clock, SystemClock, rfc3339
-from mnemo_coord.disk.state_dir import StateDir
+from mnemo_coord.disk.state_dir import BRANCHES, StateDir
 from mnemo_coord.events import Broadcaster
+from mnemo_coord.holdings import assignments
+from mnemo_coord.holdings.branch_news import BranchNews
 from mnemo_coord.holdings.claims import Claims
 from mnemo_coord.holdings.made import Made, made_for_all
 from mnemo_coord.members import heartbeat, history, liveness, reports
@@ -36,6 +38,7 @@ from mnemo_coord.messages.sending import Options, Sender
 from mnemo_coord.settings import Settings, resolve
 
 if TYPE_CHECKING:
+    from mnemo_coord.holdings.branches import Branches
     from mnemo_coord.holdings.worktrees import Worktrees
 
 __all__ = ["Fleet"]
@@ -56,7 +59,7 @@ class Fleet:
         self.fates = Fates(self.mailboxes, self.signer, clock)
         self.sender = Sender(self.mailboxes, self.signer, clock, settings, self.events)
         self.claims = Claims(state, self.signer, clock)
-        releases = (self.queue.release_of, self.claims.release_of, partial(reports.remove, state))
+        releases = (self.queue.release_of, self.claims.release_of, partial(reports.remove, state), self.release_branches)
         self.reaper = Reaper(self.registry, clock, releases, settings.stalled_after)
         self._holders: tuple[Entries | None, dict[str, list[Registration]]] = (None, {})
 
@@ -66,6 +69,33 @@ class Fleet:
         from mnemo_coord.holdings.worktrees import Worktrees
 
         return Worktrees(self.state, self.signer, self.clock, self.lives)
+
+    @cached_property
+    def branches(self) -> Branches:
+        """Who works on which branch."""
+        from mnemo_coord.holdings.branches import Branches
+        from mnemo_coord.holdings.globs import check_globs
+
+        settings = self.settings
+        critical = check_globs(glob.strip() for glob in settings.critical_paths.split(",") if glob.strip())
+        return Branches(
+            self.claims,
+            self.clock,
+            self.lives,
+            critical=critical,
+            reminder=settings.branch_reminder,
+            patience=settings.lock_timeout,
+        )
+
+    @cached_property
+    def branch_news(self) -> BranchNews:
+        """What changes in it, as events."""
+        return BranchNews(self.state, self.signer, self.events)
+
+    def release_branches(self, instance_id: str) -> None:
+        """Removes what an instance had of branches. Most have nothing, and load nothing for it."""
+        if f"{instance_id}.json" in self.state.listing(BRANCHES):
+            self.branches.release_of(instance_id)
 
     @classmethod
     @errors.translated
@@ -101,13 +131,22 @@ class Fleet:
         entries = self.registry.read().items()
         made = {made.instance_id: made for made in made_for_all(self.state, self.signer)}
         said = reports.read_all(self.state, self.signer)
+        work = assignments.read_all(self.state, self.signer)
         found = [
-            self._judge(entry.registration, made.get(key), said.get(key)) if entry.registration else Instance.untrusted(key)
+            self._judge(entry.registration, made.get(key), said.get(key), work.get(key))
+            if entry.registration
+            else Instance.untrusted(key)
             for key, entry in entries
         ]
         return sorted(found, key=lambda instance: (instance.registered_at or "~", instance.instance_id))
 
-    def _judge(self, registration: Registration, made: Made | None, said: reports.AgentReport | None) -> Instance:
+    def _judge(
+        self,
+        registration: Registration,
+        made: Made | None,
+        said: reports.AgentReport | None,
+        work: list[assignments.Assignment] | None,
+    ) -> Instance:
         beat = heartbeat.read(self.state, self.signer, registration.instance_id)
         if beat is not None and beat.record_seq > registration.seq:
             # An older copy of its record was put back; the newest is in its own file.
@@ -116,6 +155,8 @@ class Fleet:
         port, host = registration.api_port, registration.api_host
         if registration.worktree_path is None and made is not None:
             registration = replace(registration, worktree_path=made.path, branch=registration.branch or made.branch)
+        if registration.branch is None and work:
+            registration = replace(registration, branch=work[-1].branch)
         return Instance.judged(
             registration,
             liveness.decide(evidence, self.settings.stalled_after),

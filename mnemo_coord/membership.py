@@ -11,17 +11,18 @@ import logging
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from mnemo_coord import errors
+from mnemo_coord.branch_work import BranchWork
 from mnemo_coord.disk import files, signing
+from mnemo_coord.disk.bells import Bells
 from mnemo_coord.disk.clock import rfc3339
 from mnemo_coord.disk.file_system import unreliable_file_system
 from mnemo_coord.disk.files import CrashPoint
-from mnemo_coord.disk.state_dir import INSTANCES, REPORTS
+from mnemo_coord.disk.state_dir import BRANCHES, INSTANCES, REPORTS
 from mnemo_coord.disk.watch import Change, Watch
 from mnemo_coord.events import Event, EventKind
 from mnemo_coord.fleet import Fleet
@@ -46,6 +47,9 @@ __all__ = ["Membership"]
 
 _log = logging.getLogger(__name__)
 
+Until = Callable[[], bool] | None
+"""Says that an answer is no longer needed."""
+
 _PARTING_PATIENCE = 2.0
 """Seconds that a leaving instance waits for the registry; what it cannot take out, others reap."""
 
@@ -62,11 +66,8 @@ class Membership:
         self._traffic = TrafficFile(fleet.state, self.instance_id)
         self._watch = Watch()
         self._seen: tuple[int, ...] = ()
-        self._rung: deque[str] = deque()
-        self._said: deque[str] = deque()
         self.token = token.draw() if api else None
         self._left = False
-        self._heeding: set[str] = set()
         self._mutex = threading.RLock()
         addresses = [Address(text) for text in (self.instance_id, *filter(None, [name]), *(f"@{role}" for role in roles))]
         self.receiver = Receiver(fleet.queue, addresses, self.instance_id, fleet.events, fleet.settings.poll_interval)
@@ -74,6 +75,8 @@ class Membership:
         self._lookout = Lookout(fleet.registry, fleet.reaper, fleet.events, self.instance_id)
         self._beating = Loop("heartbeat", self._beat_step)
         self._looking = Loop("lookout", self._look_step)
+        self._bells = Bells(fleet.state, self._watch, self._looking.wake)
+        self.branches = BranchWork(fleet, self.instance_id, roles, self._ask)
         self._polled = float("-inf")
         self._looked = fleet.clock.age_ns()
         self._lenient_until = 0
@@ -136,7 +139,7 @@ class Membership:
 
     def _abandon(self) -> None:
         """A registration that failed leaves nothing behind."""
-        steps = (self._stop_loops, self._watch.stop, self._release_claims)
+        steps = (self._stop_loops, self._watch.stop, self._release_claims, self._release_branches)
         for step in (*steps, self._remove_record, self._release_messages, self._remove_files):
             with suppress(errors.CoordinationError, OSError):
                 step()
@@ -222,18 +225,15 @@ class Membership:
         if now - self._looked > 3e9 * max(settings.poll_interval, settings.heartbeat_interval):
             self._lenient_until = now + int(settings.stalled_after * 1e9)
         self._looked = now
-        rung = [self._rung.popleft() for _ in range(len(self._rung))]
-        self._hearing.hear([self._said.popleft() for _ in range(len(self._said))])
+        self._hearing.hear(self._bells.rung(REPORTS))
+        self.fleet.branch_news.hear(self._bells.rung(BRANCHES))
         left = self._polled + settings.poll_interval - time.monotonic()
         poll = left <= 0
-        again = self._lookout.look(dict.fromkeys(rung), poll=poll, judge_stalled=now >= self._lenient_until)
+        again = self._lookout.look(self._bells.rung(INSTANCES), poll=poll, judge_stalled=now >= self._lenient_until)
         if poll:
             self._polled = time.monotonic()
             self._watch.mend()
             self._heed()
-            if REPORTS in self._heeding:
-                with suppress(OSError, errors.State):  # what lies there instead is the doctor's to tell
-                    self._hearing.hear_all()
             # Whoever died with one of our messages in hand was no neighbour of ours, or never registered.
             self.fleet.queue.recover(self.receiver.addresses, self.instance_id, self.fleet.lives)
             left = settings.poll_interval
@@ -242,20 +242,12 @@ class Membership:
     def _heed(self) -> None:
         """Has the kernel wake us at every death if we are a scout, or somebody here wants to be told; at reports only then."""
         asked = self.fleet.events.has_subscribers
-        wanted = {
-            INSTANCES: (self._lookout.is_scout or asked, Change.CLOSED, self._on_closed),
-            REPORTS: (asked, Change.TOUCHED, self._on_report),
-        }
-        for name, (heed, change, wake) in wanted.items():
-            path = str(self.fleet.state.path / name)
-            if heed and name not in self._heeding:
-                with suppress(OSError, errors.State):  # on a full disk it is made later, by who needs it
-                    self.fleet.state.folder(name)
-                self._watch.add(path, change, wake)
-                self._heeding.add(name)
-            elif not heed and name in self._heeding:
-                self._watch.drop(path)
-                self._heeding.discard(name)
+        self._bells.heed(INSTANCES, Change.CLOSED, wanted=self._lookout.is_scout or asked)
+        for folder, hear_all in ((REPORTS, self._hearing.hear_all), (BRANCHES, self.fleet.branch_news.hear_all)):
+            self._bells.heed(folder, Change.TOUCHED, wanted=asked)
+            if asked:
+                with suppress(OSError, errors.State):  # what lies there instead is the doctor's to tell
+                    hear_all()
 
     def on_event(self, callback: Callable[[Event], None]) -> Callable[[], None]:
         """See `mnemo_coord.Coordinator.on_event`."""
@@ -263,14 +255,6 @@ class Membership:
         self._polled = float("-inf")
         self._looking.wake()
         return unsubscribe
-
-    def _on_closed(self, name: str) -> None:
-        self._rung.append(name)
-        self._looking.wake()
-
-    def _on_report(self, name: str) -> None:
-        self._said.append(name)
-        self._looking.wake()
 
     def report(self, state: str, text: str) -> reports.AgentReport:
         """See `mnemo_coord.Coordinator.report`."""
@@ -289,11 +273,13 @@ class Membership:
 
     def request(self, address: str, message_type: str, payload: Any, timeout: float) -> Message:
         """See `mnemo_coord.Coordinator.request`."""
+        return self._ask(address, message_type, payload, timeout)
 
+    def _ask(self, address: str, message_type: str, payload: Any, timeout: float, until: Until = None) -> Message:
         def send(composed: Callable[[str], None]) -> None:
             self.send(address, message_type, payload, ttl=timeout, composed=composed)
 
-        return self.receiver.request(send, Address(address), self.fleet.lives, timeout)
+        return self.receiver.request(send, Address(address), self.fleet.lives, timeout, until)
 
     # Holding
 
@@ -350,7 +336,7 @@ class Membership:
         self._left = True
         self._stop_loops()
         self.fleet.registry.lock_timeout = min(self.fleet.registry.lock_timeout, _PARTING_PATIENCE)
-        steps = (self._release_claims, self._remove_record, self._release_messages, self._remove_files)
+        steps = (self._release_claims, self._release_branches, self._remove_record, self._release_messages, self._remove_files)
         for step in (self._watch.stop, self._close_worktree, *steps):
             try:
                 step()
@@ -366,6 +352,9 @@ class Membership:
     def _release_claims(self) -> None:
         for claim in self._claims:
             claim.release()
+
+    def _release_branches(self) -> None:
+        self.fleet.release_branches(self.instance_id)
 
     def _release_messages(self) -> None:
         self.fleet.queue.release_of(self.instance_id)

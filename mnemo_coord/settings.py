@@ -85,6 +85,20 @@ class Settings:
         "Whether a message survives a power cut (fsync of file and folder), at about a hundred times the cost.",
     )
 
+    critical_paths: str = _setting(
+        "migrations/**,schema/**,**/.env,**/credentials.json",
+        "MNEMOSYNE_CRITICAL_PATHS",
+        "globs with commas between them",
+        "Files of a repository that two instances never change beside each other on one branch.",
+    )
+    branch_reminder: float = _setting(
+        3600.0,
+        "MNEMOSYNE_BRANCH_REMINDER",
+        "seconds",
+        "How long an instance works on a branch until people are reminded of it. It keeps the branch all the same.",
+        least=1.0,
+    )
+
     def __post_init__(self) -> None:
         for setting in fields(self):
             _validate(setting.name, getattr(self, setting.name), setting.default, setting.metadata["least"])

@@ -48,6 +48,7 @@ def build(coordinator: Coordinator, pulse: Pulse, executor: Executor) -> Any:
         Route("/messages", rooms.told(rooms.send), methods=["POST"]),
         Route("/mailboxes", rooms.of(rooms.mailboxes), methods=["GET"]),
         Route("/claims", rooms.of(rooms.claims), methods=["GET"]),
+        Route("/branches", rooms.of(rooms.branches), methods=["GET"]),
         Route("/worktrees", rooms.of(rooms.worktrees), methods=["GET"]),
         Route("/doctor", rooms.of(rooms.doctor), methods=["GET"]),
         Route("/overview", rooms.overview, methods=["GET"]),
@@ -192,6 +193,10 @@ class _Rooms:
     def claims(self, _: dict[str, Any]) -> Any:
         """Who holds what."""
         return held_claims(self._me.fleet.claims)
+
+    def branches(self, _: dict[str, Any]) -> Any:
+        """Who works on which branch, as `mnemosyne branch status --json` shows it."""
+        return self._me.fleet.branches.states()
 
     def worktrees(self, _: dict[str, Any]) -> Any:
         """The git worktrees of instances, as `mnemosyne worktree list --json` shows them."""

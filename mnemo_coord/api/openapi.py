@@ -12,6 +12,7 @@ from typing import Any, Final
 import mnemo_coord
 from mnemo_coord.doctor import Status
 from mnemo_coord.findings import Finding
+from mnemo_coord.holdings.branch_view import BranchState
 from mnemo_coord.holdings.risks import Risk
 from mnemo_coord.holdings.worktrees import Worktree
 from mnemo_coord.members.history import Fact
@@ -110,6 +111,7 @@ def _paths(defined: dict[str, Any]) -> dict[str, Any]:
         "/messages": {"post": _post("Send a message.", "Outgoing", shape(Receipt, defined), ("400", "404", "409", "413"))},
         "/mailboxes": {"get": _get("Every mailbox, and how much was set aside.", _object(boxes))},
         "/claims": {"get": _get("Who holds what.", shape(tuple[HeldClaim, ...], defined))},
+        "/branches": {"get": _get("Who works on which branch.", shape(tuple[BranchState, ...], defined))},
         "/worktrees": {"get": _get("The git worktrees of instances.", shape(tuple[Worktree, ...], defined))},
         "/doctor": {"get": _get("What the doctor finds. Changes nothing.", report)},
         "/overview": {"get": _get("All of it at once.", shape(Overview, defined))},

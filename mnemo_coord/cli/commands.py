@@ -24,6 +24,7 @@ _COMMANDS: Final = {
     "dashboard": ("dashboard", "Print the address of the web dashboard, good for one browser."),
     "doctor": ("doctor", "Look at everything; mend it with --fix."),
     "events": ("events", "Show what happened in the fleet."),
+    "branch": ("branch", "Who works on which branch and files."),
     "worktree": ("worktree", "Git worktrees of instances."),
     "own": ("own", "Run a command while holding the owner lock of a file."),
     "config": ("config", "Show every setting and where it came from."),

@@ -169,13 +169,14 @@ def _watch(me: Coordinator, *, as_json: bool) -> None:
         receiver = "everybody" if message.to_agent is None else message.to_agent
         _log.info("Message %s from %s to %s (%s)", message.message_type, message.from_agent, receiver, message.id)
         _log.debug("with payload %s", message.payload)
+        me.branches.attend(message)
 
     def log_event(event: Event) -> None:
         with suppress(KeyError):
             level, text = _SENTENCES[event.kind]
             name = event.data.get("name")
             who = f"{event.instance_id} ({name})" if name else event.instance_id
-            _log.log(level, text, who, event.data.get("pid"))
+            _log.log(level, text, who, event.data.get("pid", event.data.get("branch")))
 
     me.on_event(log_event)
     if as_json:
@@ -188,5 +189,7 @@ _SENTENCES = {
     "instance_left": (logging.INFO, "Instance %s has left, process %s"),
     "instance_died": (logging.WARNING, "Instance %s died, process %s; what it held is free"),
     "instance_stalled": (logging.WARNING, "Instance %s has stalled, process %s: alive, but no heartbeat"),
+    "branch_joined": (logging.INFO, "Instance %s works on the branch %s"),
+    "branch_released": (logging.INFO, "Instance %s no longer works on the branch %s"),
     "instance_recovered": (logging.INFO, "Instance %s has recovered, process %s"),
 }

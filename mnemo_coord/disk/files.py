@@ -76,6 +76,7 @@ class CrashPoint(StrEnum):
     CLAIM_LOCKED = "claim-locked"
     CLAIM_EPOCH_RAISED = "claim-epoch-raised"
     CLAIM_RECORDED = "claim-recorded"
+    BRANCH_JOINED = "branch-joined"
     REAP_LOCKED = "reap-locked"
     REAP_MESSAGES_RETURNED = "reap-messages-returned"
     REAP_RECORD_REMOVED = "reap-record-removed"

@@ -57,6 +57,7 @@ class Purpose(StrEnum):
     TRAFFIC = "traffic"
     SESSION = "session"
     WORKTREE = "worktree"
+    BRANCH = "branch"
 
 
 class Signer:

@@ -9,6 +9,8 @@
     ├── instances/                 <id>.lock, .beat, .token, .traffic (members.identity, heartbeat, token; messages.traffic)
     ├── coordination_queue/        mailboxes, tmp/, quarantine/, dead_letter/ (messages.mailbox)
     ├── claims/                    <hex>.lock, <hex>.json (holdings.claims)
+    ├── branch_registry.json       who works on which branch, for people (holdings.branch_view)
+    ├── branches/                  <id>.json: the assignments of an instance (holdings.branches)
     ├── reports/                   <id>.state: what they say of themselves (members.reports)
     ├── locks/                     registry.lock, reaper.lock, doctor.lock: permanent, empty (locks)
     ├── worktrees/                 <id>/, <id>.json: git worktrees of instances (holdings.worktrees)
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = [
+    "BRANCHES",
     "CLAIMS",
     "INSTANCES",
     "LOCKS",
@@ -56,6 +59,7 @@ _log = logging.getLogger(__name__)
 NAME: Final = ".mnemosyne"
 INSTANCES: Final = "instances"
 QUEUE: Final = "coordination_queue"
+BRANCHES: Final = "branches"
 CLAIMS: Final = "claims"
 LOCKS: Final = "locks"
 REPORTS: Final = "reports"

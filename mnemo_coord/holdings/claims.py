@@ -49,6 +49,8 @@ class ClaimKind(StrEnum):
     """The name of an instance: one at a time has it."""
     LEADER = "leader"
     """What instances stand for, with ``me.lead(…)`` (holdings.election)."""
+    BRANCH = "branch"
+    """A branch, for the moment in which an assignment of it is given: this counts its epochs (holdings.branches)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -164,6 +164,7 @@ def check_branch(git: Git, name: str) -> str:
         errors.Config: it would not.
     """
     fits = isinstance(name, str) and name and not name.startswith("-") and name.isprintable()
-    if not fits or not git.succeeds("check-ref-format", "--branch", name):
+    # Not with --branch: that takes what stands for a branch, such as @{-1}, too.
+    if not fits or name == "HEAD" or not git.succeeds("check-ref-format", f"refs/heads/{name}"):
         raise errors.Config(f"{name!r} is not the name of a branch", hint="see git-check-ref-format(1)", key="branch")
     return name

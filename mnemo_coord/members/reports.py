@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from mnemo_coord import errors
 from mnemo_coord.disk import files, records
+from mnemo_coord.disk.bells import Versions
 from mnemo_coord.disk.clock import Clock, rfc3339
 from mnemo_coord.disk.signing import Purpose, Signer
 from mnemo_coord.disk.state_dir import REPORTS, StateDir
@@ -136,7 +137,7 @@ class Hearing:
         self._signer = signer
         self._events = events
         self._known: dict[str, AgentReport] = {}
-        self._versions: dict[str, tuple[int, int]] = {}
+        self._versions = Versions(fleet_dir, REPORTS)
         self._lock = threading.Lock()
 
     def hear(self, names: Iterable[str]) -> set[str]:
@@ -152,14 +153,6 @@ class Hearing:
                 self.tell(instance_id, report)
         return heard
 
-    def _version(self, name: str) -> tuple[int, int]:
-        """Changes whenever the file does, and is cheaper than reading it; zeros where it is gone."""
-        try:
-            status = os.stat(name, dir_fd=self._state.folder(REPORTS), follow_symlinks=False)
-        except OSError:
-            return (0, 0)
-        return status.st_ino, status.st_mtime_ns
-
     def tell(self, instance_id: str, report: AgentReport) -> None:
         """Publishes a report, unless it has been."""
         with self._lock:
@@ -170,14 +163,7 @@ class Hearing:
 
     def hear_all(self) -> None:
         """Looks at all of them that have changed, and forgets who is gone."""
-        names = self._state.listing(REPORTS)
-        versions = {name: self._version(name) for name in names}
-        changed = {name for name in names if versions[name] != self._versions.get(name)}
-        # RACE: looked at before it is read: what is written in between is read now, and once more at the next poll. What could
-        # not be read, for want of descriptors or of the fleet's new key, is tried again then, too.
-        settled = (set(names) - changed) | self.hear(changed)
-        self._versions = {name: versions[name] for name in settled}
-        present = {name.removesuffix(_SUFFIX) for name in names}
+        present = {name.removesuffix(_SUFFIX) for name in self._versions.look(self.hear)}
         with self._lock:
             self._known = {key: report for key, report in self._known.items() if key in present}
 

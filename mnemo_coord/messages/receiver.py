@@ -149,11 +149,17 @@ class Receiver:
     # Awaited
 
     def request(
-        self, send: Callable[[Callable[[str], None]], object], address: Address, lives: Callable[[str], bool], timeout: float
+        self,
+        send: Callable[[Callable[[str], None]], object],
+        address: Address,
+        lives: Callable[[str], bool],
+        timeout: float,
+        until: Callable[[], bool] | None = None,
     ) -> Message:
         """Sends a request and waits ``timeout`` seconds for its answer.
 
-        ``send`` is given the function that is to be told the request's id before anybody can see it.
+        ``send`` is given the function that is to be told the request's id before anybody can see it. ``until`` says that the
+        answer is no longer needed; it is asked at every wake-up, and at the poll.
 
         Raises:
             errors.TimedOut: no answer came in time.
@@ -173,7 +179,7 @@ class Receiver:
                 if gone:
                     what = f"{address.text} ended before it answered"
                     raise errors.UnknownAddress(what, address=address.text, id=request.id)
-                if left <= 0:
+                if left <= 0 or (until is not None and until()):
                     what = f"no answer from {address.text} within {timeout:g} s"
                     raise errors.TimedOut(
                         what, hint="it may still come: `receive` hands it out", timeout=timeout, id=request.id
