@@ -22,7 +22,9 @@ from mnemo_coord.messages.fates import Fate
 if TYPE_CHECKING:
     from mnemo_coord.events import Broadcaster
     from mnemo_coord.fleet import Fleet
+    from mnemo_coord.holdings.assignments import Assignment
     from mnemo_coord.holdings.claims import Claims
+    from mnemo_coord.holdings.occupancy import BranchConflict
     from mnemo_coord.members.history import Fact
     from mnemo_coord.members.instance import Instance
     from mnemo_coord.messages.fates import Depth
@@ -73,6 +75,10 @@ class Overview:
     dead_lettered: int
     refused: int
     claims: tuple[HeldClaim, ...]
+    branches: tuple[Assignment, ...]
+    """Who works on which branch."""
+    conflicts: tuple[BranchConflict, ...]
+    """What is between those who work on one branch."""
     flows: tuple[Flow, ...]
     findings: tuple[Finding, ...]
     """What the doctor found when it last looked."""
@@ -128,6 +134,8 @@ class Viewer:
             dead_lettered=aside[Fate.DEAD_LETTERED],
             refused=aside[Fate.REFUSED],
             claims=held_claims(fleet.claims),
+            branches=tuple(fleet.branches.assignments()),
+            conflicts=tuple(fleet.branches.conflicts()),
             flows=tuple(traffic.flows(fleet.state, fleet.signer, fleet.clock)),
             findings=self._findings,
             past=self._past(),
