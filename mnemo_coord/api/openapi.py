@@ -12,7 +12,9 @@ from typing import Any, Final
 import mnemo_coord
 from mnemo_coord.doctor import Status
 from mnemo_coord.findings import Finding
+from mnemo_coord.holdings.assignments import Assignment
 from mnemo_coord.holdings.branch_view import BranchState
+from mnemo_coord.holdings.occupancy import BranchConflict
 from mnemo_coord.holdings.risks import Risk
 from mnemo_coord.holdings.worktrees import Worktree
 from mnemo_coord.members.history import Fact
@@ -29,7 +31,21 @@ __all__ = ["document", "shape"]
 
 _NAMES: Final[dict[str, Any]] = {
     kind.__name__: kind
-    for kind in (Depth, Risk, Worktree, Fact, Finding, Flow, HeldClaim, Instance, ProcessIdentity, Usage, AgentReport)
+    for kind in (
+        Assignment,
+        BranchConflict,
+        Depth,
+        Risk,
+        Worktree,
+        Fact,
+        Finding,
+        Flow,
+        HeldClaim,
+        Instance,
+        ProcessIdentity,
+        Usage,
+        AgentReport,
+    )
 }
 """Types that the modules name for type checkers only."""
 _PLAIN: Final[dict[Any, dict[str, Any]]] = {

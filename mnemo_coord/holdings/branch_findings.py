@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from mnemo_coord import errors
 from mnemo_coord.disk import files
@@ -47,24 +47,36 @@ def _judged(branches: Branches, name: str, *, fix: bool) -> list[Finding]:
         pid = rest.removesuffix(".tmp").rpartition(".")[2]
         if pid.isdecimal() and os.path.exists(f"/proc/{pid}"):
             return []
-        finding = _finding("leftover-branch", subject, "a writer died while writing it", "removes it")
+        finding = _finding(_LEFTOVER, subject)
         return [finding.mended_by(partial(files.remove, name, dir_fd=folder)) if fix else finding]
     if not branches.lives(owner):
-        finding = _finding("branch-abandoned", subject, "its instance is gone; nobody heeds it", "removes it")
+        finding = _finding(_ABANDONED, subject)
         return [finding.mended_by(partial(branches.release_of, owner)) if fix else finding]
     try:
         read_strictly(branches.state, branches.signer, owner)
     except FileNotFoundError:
         return []
     except (OSError, errors.State, ValueError):
-        finding = _finding("branch-untrusted", subject, "is not a record of this fleet; nobody heeds it", "sets it aside")
+        finding = _finding(_UNTRUSTED, subject)
         return [finding.mended_by(partial(branches.set_aside, name)) if fix else finding]
     return []
 
 
-def _finding(code: str, subject: str, message: str, what: str) -> Finding:
+_Kind = tuple[Severity, str, str, str]
+_LEFTOVER: Final[_Kind] = (Severity.WARNING, "leftover-branch", "a writer died while writing it", "removes it")
+_ABANDONED: Final[_Kind] = (Severity.WARNING, "branch-abandoned", "its instance is gone; nobody heeds it", "removes it")
+_UNTRUSTED: Final[_Kind] = (
+    Severity.WARNING,
+    "branch-untrusted",
+    "is no record of this fleet; nobody heeds it",
+    "sets it aside",
+)
+
+
+def _finding(kind: _Kind, subject: str) -> Finding:
+    severity, code, message, what = kind
     hint = f"`mnemosyne doctor --fix` {what}"
-    return Finding(code=code, severity=Severity.WARNING, subject=subject, message=message, hint=hint)
+    return Finding(code=code, severity=severity, subject=subject, message=message, hint=hint)
 
 
 def _is_gone(state: BranchState, one: Assignment) -> bool:

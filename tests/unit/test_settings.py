@@ -21,6 +21,8 @@ GIVEN = {
     "max_deliveries": ("7", 7, 8),
     "mailbox_limit": ("12", 12, 13),
     "durable": ("yes", True, False),
+    "critical_paths": ("infra/**", "infra/**", "ops/**, **/*.pem"),
+    "branch_reminder": ("60", 60.0, 90.0),
 }
 """Name: the variable's text, what it means, what the flag says."""
 
