@@ -95,7 +95,7 @@ class Assignment:
         """
         texts = ("branch", "instance_id", "since", "boot_id")
         lists = ("files", "admits")
-        if not isinstance(body, Mapping):
+        if not isinstance(body, Mapping) or not all(name in body for name in cls.__slots__):
             raise ValueError("not an assignment")
         sound = (
             all(type(body.get(name)) is str for name in texts)

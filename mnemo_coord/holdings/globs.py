@@ -1,9 +1,9 @@
 """Globs: which files somebody means to change, and whether two of them could mean the same file.
 
 A glob is a path from the root of the repository: ``*`` and ``?`` stand for characters of one name, ``**`` for any folders,
-``[…]`` and ``{…}`` for anything that they could mean. A plain name stands for a file or for everything in a folder. Whether two
-globs overlap is decided on the globs alone, without looking at a disk: files are made while agents work. Where it cannot be
-told they overlap.
+``[…]`` and ``{…}`` for anything that they could mean. A name without an extension stands for a file, or for everything in a
+folder, as does one with a slash at its end. Whether two globs overlap is decided on the globs alone, without looking at a
+disk: files are made while agents work. Where it cannot be told they overlap.
 """
 
 from __future__ import annotations
@@ -82,7 +82,8 @@ def _folder(glob: str) -> Segments:
 
 def _segments(glob: str) -> Segments:
     names = glob.split("/")
-    return tuple(names if _WILD.search(names[-1]) else [*names, "**"])
+    may_be_a_folder = not _WILD.search(names[-1]) and "." not in names[-1][1:]
+    return tuple([*names, "**"] if may_be_a_folder else names)
 
 
 @lru_cache(4096)
