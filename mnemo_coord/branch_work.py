@@ -247,14 +247,14 @@ def _wish(message: Message) -> Assignment:
     files = said.get("files", [])
     if not isinstance(files, list) or "…" in files:
         files = ["**"]
-    return draft(message.from_agent, said.get("branch", ""), said.get("intent"), files, said.get("mode", ""))
+    return draft(message.from_agent, said.get("branch", ""), said.get("intent"), files, said.get("mode", Mode.ISOLATED))
 
 
 def _news(found: BranchConflict) -> dict[str, Any]:
     return {
         "branch": found.branch,
         "severity": str(found.severity),
-        "reason": f"{found.instance_id} joined: {found.reason.replace(found.other, 'you', 1)}"[:_TEXT_TOLD],
+        "reason": f"{found.instance_id} joined: {found.reason}"[:_TEXT_TOLD],
         "files": _some(found.files),
     }
 

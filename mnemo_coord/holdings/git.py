@@ -25,6 +25,8 @@ _TIMEOUT: Final = 120.0
 """Seconds: a checkout of a large repository on a slow disk takes one minute."""
 _OLDEST: Final = (2, 36)
 """The first git whose ``worktree list`` knows ``-z``."""
+_BRANCH_LIMIT: Final = 244
+"""Bytes of the name of a branch: it is the name of a file, to which git adds ``.lock`` and more."""
 _ELSEWHERE: Final = re.compile(
     r"GIT_(DIR|WORK_TREE|INDEX_FILE|COMMON_DIR|OBJECT_DIRECTORY|ALTERNATE_.*|NAMESPACE|PREFIX|CONFIG.*|TRACE.*)"
 )
@@ -163,8 +165,9 @@ def check_branch(git: Git, name: str) -> str:
     Raises:
         errors.Config: it would not.
     """
-    fits = isinstance(name, str) and name and not name.startswith("-") and name.isprintable()
+    fits = isinstance(name, str) and 0 < len(name.encode(errors="replace")) <= _BRANCH_LIMIT
+    fits = fits and not name.startswith("-") and name.isprintable() and name not in {"HEAD", "@"}
     # Not with --branch: that takes what stands for a branch, such as @{-1}, too.
-    if not fits or name == "HEAD" or not git.succeeds("check-ref-format", f"refs/heads/{name}"):
+    if not fits or not git.succeeds("check-ref-format", f"refs/heads/{name}"):
         raise errors.Config(f"{name!r} is not the name of a branch", hint="see git-check-ref-format(1)", key="branch")
     return name

@@ -67,6 +67,14 @@ with Coordinator(sys.argv[1]) as me, me.claim("lamp"):
     print("taken", flush=True)
 """
 
+JOIN = """
+import sys
+from mnemo_coord import Coordinator
+with Coordinator(sys.argv[1], name="crasher") as me:
+    me.branches.join("main", files=["src/**"], mode="coordinated")
+    print("joined", me.branches.switch("main").epoch, flush=True)
+"""
+
 CLEAN_UP = """
 import sys
 from mnemo_coord import Fleet
@@ -192,6 +200,13 @@ def claim(scene: Scene, point: CrashPoint, passing: int) -> None:
     assert lamp == (1 if point is CrashPoint.CLAIM_LOCKED else 2)
 
 
+def join(scene: Scene, point: CrashPoint, passing: int) -> None:
+    scene.furnish()
+    scene.crash(JOIN, point, passing)
+    counted = (scene.state_dir / "claims" / f"branch-{b'main'.hex()}.lock").stat().st_size
+    assert counted == passing, "epochs rise by one"
+
+
 def clean_up(scene: Scene, point: CrashPoint, passing: int) -> None:
     scene.furnish()
     scene.leave_a_dead_one()
@@ -250,6 +265,7 @@ WAYS: dict[CrashPoint, list[Way]] = {
     CrashPoint.CLAIM_LOCKED: CLAIMS,
     CrashPoint.CLAIM_EPOCH_RAISED: CLAIMS,
     CrashPoint.CLAIM_RECORDED: CLAIMS,
+    CrashPoint.BRANCH_JOINED: [Way(join), Way(join, 2)],
     CrashPoint.REAP_LOCKED: [Way(clean_up), Way(doctor_reaps)],
     CrashPoint.REAP_MESSAGES_RETURNED: [Way(clean_up), Way(doctor_reaps)],
     CrashPoint.REAP_RECORD_REMOVED: [Way(clean_up), Way(doctor_reaps)],
@@ -303,7 +319,7 @@ def files_of_instances(state_dir: Path) -> set[str]:
 def nobody_but(alive: set[str], state_dir: Path) -> bool:
     files = {f"{instance_id}.{kind}" for instance_id in alive for kind in ("lock", "beat", "traffic")}
     boxes = {path.name for path in (state_dir / "coordination_queue").glob("????????")}
-    records = set((state_dir / "claims").glob("*.json"))
+    records = {*(state_dir / "claims").glob("*.json"), *(state_dir / "branches").glob("*")}
     return registered(state_dir) == alive and files_of_instances(state_dir) == files and boxes == alive and not records
 
 
@@ -342,6 +358,8 @@ def check_whole(scene: Scene, point: CrashPoint, operation: Operation, alive: se
             assert message.message_type == "Hello"
         with fresh.claim("lamp") as lamp:
             assert lamp.epoch > seen.get(f"{lamp.stem}.lock", 0)
+        if any(name.startswith("branch-") for name in seen):
+            fresh.branches.join("main")
         risen = epochs(state_dir)
         assert all(risen[name] > seen[name] for name in seen), "taken anew, the name and the lamp, each at a later epoch"
 

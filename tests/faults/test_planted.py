@@ -74,6 +74,7 @@ COMMANDS = (
     ("report", "idle", "--as", "planner"),
     ("dashboard",),
     ("worktree", "list"),
+    ("branch", "status"),
     ("serve", "--name", "inbox"),
 )
 MANY_DOCUMENTS = {"receive", "serve"}
@@ -87,6 +88,7 @@ from mnemo_coord import Coordinator
 me = Coordinator(sys.argv[1], name="inbox")
 me.register()
 me.report("idle")
+me.branches.join("main", "read")
 taken = next(iter(me.receive(timeout=5)))
 print("took", taken.file, me.instance_id, flush=True)
 time.sleep(60)
@@ -159,6 +161,9 @@ PLACES: dict[str, Callable[[Used], str]] = {
     "token": lambda used: f"instances/{used.dead}.token",
     "worktrees": lambda used: "worktrees",
     "worktree's record": lambda used: f"worktrees/{used.dead}.json",
+    "branches": lambda used: "branches",
+    "branch record": lambda used: f"branches/{used.dead}.json",
+    "branch_registry.json": lambda used: "branch_registry.json",
     "claim's record": lambda used: f"claims/name-{b'inbox'.hex()}.json",
 }
 
