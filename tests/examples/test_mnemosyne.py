@@ -46,3 +46,16 @@ def test_the_readme_shows_what_is_printed(state_dir: Path) -> None:
     assert shown
     anonymous = re.compile(r"\b[0-9a-f]{8}\b")
     assert sorted(anonymous.sub("ID", shown[1]).splitlines()) == sorted(anonymous.sub("ID", example.printed).splitlines())
+
+
+def test_two_orchestrators_meet_crash_and_lose_nothing(tmp_path: Path) -> None:
+    argv = [sys.executable, str(EXAMPLE / "parallel.py"), str(tmp_path)]
+    with support.Child(argv, tmp_path.parent / "parallel") as example:
+        assert example.wait(100) == 0, example.log + example.printed
+    said = [line.partition(": ")[2] for line in example.printed.splitlines()]
+    for words in ("is refused the version in its notes (error)", "lets ", "crashes", "takes over from"):
+        assert any(text.startswith(words) for text in said), (words, said)
+    epochs = [int(found[1]) for found in re.finditer(r"at epoch (\d+)", example.printed)]
+    assert sorted(epochs) == [1, 2, 3, 4, 5, 6], "each joining has its own"
+    findings = support.run("--dir", tmp_path / ".mnemosyne", "doctor", "--json").json["findings"]
+    assert "worktree-abandoned" in {finding["code"] for finding in findings}
