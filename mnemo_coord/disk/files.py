@@ -243,7 +243,15 @@ class UnsyncedError(OSError):
 
 
 def publish(
-    name: str, data: bytes, *, dir_fd: int, tmp_name: str, tmp_fd: int, durable: bool, points: tuple[CrashPoint, ...] = ()
+    name: str,
+    data: bytes,
+    *,
+    dir_fd: int,
+    tmp_name: str,
+    tmp_fd: int,
+    durable: bool,
+    points: tuple[CrashPoint, ...] = (),
+    mode: int = FILE_MODE,
 ) -> None:
     """Makes ``name`` appear with all of ``data``, or not at all, replacing what had that name.
 
@@ -259,7 +267,7 @@ def publish(
         try:
             if points:
                 crash_point(points[0])
-            os.fchmod(fd, FILE_MODE)
+            os.fchmod(fd, mode)
             write_all(fd, data)
             if os.fstat(fd).st_size != len(data):
                 raise OSError(errno.EIO, "Written only in part")

@@ -30,6 +30,9 @@ _BRANCH_LIMIT: Final = 244
 _ELSEWHERE: Final = re.compile(
     r"GIT_(DIR|WORK_TREE|INDEX_FILE|COMMON_DIR|OBJECT_DIRECTORY|ALTERNATE_.*|NAMESPACE|PREFIX|CONFIG.*|TRACE.*)"
 )
+_NAMED_TO_HOOKS: Final = (
+    "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+)  # fmt: skip
 _CALM: Final = {"GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0", "GIT_EDITOR": "true", "LC_ALL": "C"}
 
 
@@ -40,6 +43,17 @@ class Git:
         self.folder = Path(folder)
         self._timeout = timeout
         self._executable = executable
+        self._named: dict[str, str] = {}
+
+    @classmethod
+    def of_hook(cls, folder: str | os.PathLike[str], *, timeout: float = _TIMEOUT) -> Git:
+        """The repository that git names to a hook in its environment, with the index of this very commit.
+
+        Where nothing is named it is the one around the folder, as ever.
+        """
+        git = cls(folder, timeout=timeout)
+        git._named = {name: os.environ[name] for name in _NAMED_TO_HOOKS if name in os.environ}
+        return git
 
     def run(self, *args: str, index: str | None = None) -> str:
         """What git prints. ``index`` is another index file than the worktree's own.
@@ -67,7 +81,7 @@ class Git:
 
     def _call(self, args: tuple[str, ...], index: str | None) -> tuple[int, str]:
         argv = [self._executable, "-c", "core.hooksPath=/dev/null", "-c", "advice.detachedHead=false", *args]
-        environment = _environment(os.environ) | ({"GIT_INDEX_FILE": index} if index else {})
+        environment = _environment(os.environ) | self._named | ({"GIT_INDEX_FILE": index} if index else {})
         try:
             child = subprocess.Popen(  # noqa: S603  # a list of arguments, no shell
                 argv,
