@@ -26,6 +26,7 @@ _COMMANDS: Final = {
     "events": ("events", "Show what happened in the fleet."),
     "branch": ("branch", "Who works on which branch and files."),
     "worktree": ("worktree", "Git worktrees of instances."),
+    "hooks": ("hooks", "A hook of git that refuses commits of files that others hold."),
     "own": ("own", "Run a command while holding the owner lock of a file."),
     "config": ("config", "Show every setting and where it came from."),
     "completion": ("completion", "Print the shell's completion script."),
