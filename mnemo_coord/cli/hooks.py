@@ -159,15 +159,16 @@ def check(shared: Common) -> int:
 
 
 def _examine(shared: Common) -> _Verdict:
+    if not _holds_anything(shared):
+        return _Verdict()
+    from mnemo_coord.fleet import Fleet
     from mnemo_coord.holdings import guard
     from mnemo_coord.holdings.git import Git
 
     git = Git.of_hook(os.getcwd(), timeout=_GIT_TIMEOUT)
     branch = guard.checked_out(git)
-    if branch is None or not _has_fleet(shared):
-        return _Verdict(branch=branch)
-    from mnemo_coord.fleet import Fleet
-
+    if branch is None:
+        return _Verdict()
     with Fleet.open(shared.dir, create=False) as fleet:
         held, unread = guard.held(fleet.state, fleet.signer, branch, fleet.lives)
         for instance_id in unread:
@@ -177,11 +178,18 @@ def _examine(shared: Common) -> _Verdict:
     return _Verdict(branch=branch, committer=committer, bypassed=bool(found) and _is_bypassed(), refused=tuple(found))
 
 
-def _has_fleet(shared: Common) -> bool:
-    """Whether there is a state directory: most repositories of a shared hook have none, and load nothing for it."""
-    from mnemo_coord.disk.state_dir import locate
+def _holds_anything(shared: Common) -> bool:
+    """Whether there is a fleet in which anybody works on a branch: most commits are made where nobody does, and load nothing.
 
-    return os.path.lexists(locate(shared.dir))
+    Raises:
+        OSError: it cannot be seen.
+    """
+    from mnemo_coord.disk.state_dir import BRANCHES, locate
+
+    try:
+        return any(name.endswith(".json") for name in os.listdir(locate(shared.dir) / BRANCHES))
+    except FileNotFoundError:
+        return False
 
 
 def _committer(fleet: Fleet) -> str | None:
