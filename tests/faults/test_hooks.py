@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import signal
 import stat
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import jsonschema
@@ -284,7 +286,8 @@ def test_from_linked_worktrees(state_dir: Path, root: Path) -> None:
         change(place[other], "c")
         assert commits(place[other]).returncode == 1
         git(place[other], "checkout", "-q", "--detach")
-        assert commits(place[other]).returncode == 0, "no branch, nothing to guard"
+        detached = commits(place[other])
+        assert (detached.returncode, "mnemosyne" in detached.stderr) == (0, False), "no branch, nothing to guard"
 
 
 def test_a_holder_that_was_killed_holds_nothing(root: Path, holder: support.Serve) -> None:
@@ -576,6 +579,32 @@ def test_many_at_once(root: Path, bare_hooks: Path) -> None:
     assert listing(bare_hooks) == before
 
 
+def test_one_after_the_other(root: Path, bare_hooks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mnemo_coord import errors
+    from mnemo_coord.holdings import hooks as room
+
+    monkeypatch.setattr(room, "_TIMEOUT", 1.0)
+    place, before = room.place_of(root), listing(bare_hooks)
+    with files_locked(bare_hooks), pytest.raises(errors.TimedOut, match="somebody else"):
+        room.install(place, "mnemosyne")
+    assert listing(bare_hooks) == before
+    room.install(place, "mnemosyne")
+    with files_locked(bare_hooks), pytest.raises(errors.TimedOut):
+        room.uninstall(place)
+    assert room.look(place).state == "installed"
+
+
+@contextmanager
+def files_locked(folder: Path) -> Iterator[None]:
+    """As by somebody else who installs."""
+    fd = os.open(folder, os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
 def test_a_crash_half_way_loses_nothing(root: Path, bare_hooks: Path) -> None:
     """As it lies there after each step of an install that was killed."""
     script(bare_hooks / "pre-commit", "echo before >&2")
@@ -673,4 +702,4 @@ def test_a_fleet_and_a_program_of_any_name(tmp_path: Path, root: Path) -> None:
         done = support.run("--dir", odd / "state", "branch", "join", "main", "--for", served.instance_id, cwd=root)
         assert done.returncode == 0, done.stderr
         change(root, "c")
-        assert commits(root).returncode == 1
+        assert "is refused" in commits(root).stderr

@@ -71,7 +71,7 @@ def test_every_name_is_decided(path: str) -> None:
     assert guard.refusals([path], "main", None, [at(YOU, "**/*")])
 
 
-def test_many_files_and_globs_are_decided_quickly() -> None:
+def test_many_files_and_globs_are_decided() -> None:
     globs = [f"src/part{number}/**/*.py" for number in range(64)]
     paths = [f"src/part{number % 128}/deep/er/file{number}.py" for number in range(2000)]
     assert len(guard.refusals(paths, "main", None, [at(YOU, *globs)])) == 1024
@@ -98,6 +98,7 @@ def test_what_is_checked_out_and_staged(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("GIT_INDEX_FILE", str(tmp_path / "other"))
     assert guard.staged(Git(tmp_path)) == ["a", "c"]
     assert guard.staged(Git.of_hook(tmp_path)) == ["a", "sub/b"], "the index that git names: there nothing is"
+    monkeypatch.delenv("GIT_INDEX_FILE")
     git("config", "--remove-section", "diff")
     git("checkout", "-q", "--detach")
     assert guard.checked_out(Git(tmp_path)) is None
