@@ -13,10 +13,7 @@ was there before back over ours.
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
-import shlex
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -29,8 +26,9 @@ from typing import Final
 from mnemo_coord import errors
 from mnemo_coord.disk import files, locks
 from mnemo_coord.holdings.git import Git
+from mnemo_coord.holdings.hook_script import MARK, Ours, parse, render
 
-__all__ = ["Hook", "HookState", "Place", "install", "look", "place_of", "render", "uninstall"]
+__all__ = ["Hook", "HookState", "Place", "install", "look", "place_of", "uninstall"]
 
 _HOOK: Final = "pre-commit"
 _KEPT: Final = f"{_HOOK}.before-mnemosyne"
@@ -40,35 +38,6 @@ _LIMIT: Final = 64 * 1024
 """Bytes: ours has a few hundred; what is longer is somebody else's."""
 _TIMEOUT: Final = 10.0
 """Seconds for git, and for who installs at the same time."""
-_MARK: Final = b"# mnemosyne guards commits ["
-_OURS: Final = re.compile(
-    rb"#!/bin/sh\n# mnemosyne guards commits \[(?P<sum>[0-9a-f]{64})\][^\n]*\n"
-    rb"(?P<rest># Folders made for it: (?P<folders>[0-9]{1,3})\.\nbefore=(?P<before>[a-z0-9.-]*)\n.*)",
-    re.DOTALL,
-)
-
-# Only a guard that works says no: a 1 of an interpreter that is broken, or of a version that has no such command, is none.
-_SCRIPT: Final = """\
-# Folders made for it: {folders}.
-before={before}
-mnemosyne={command}
-if [ -n "$before" ] && [ -x "${{0%/*}}/$before" ]; then
-    "${{0%/*}}/$before" "$@" || exit $?
-fi
-[ -x "$mnemosyne" ] || mnemosyne=mnemosyne
-if ! command -v "$mnemosyne" >/dev/null; then
-    echo 'mnemosyne: the commit is not checked: mnemosyne is not to be found' >&2
-    exit 0
-fi
-"$mnemosyne" hooks check{options}
-code=$?
-case $code in
-0 | 129 | 130 | 143) exit $code ;;
-1) "$mnemosyne" hooks --help >/dev/null 2>&1 && exit 1 ;;
-esac
-echo "mnemosyne: the commit is not checked: mnemosyne does not run (exit code $code)" >&2
-exit 0
-"""
 
 
 class HookState(StrEnum):
@@ -105,14 +74,6 @@ class Place:
     folder: Path
     outside: bool
     """Whether it lies outside of the repository: it is that of other repositories too."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Ours:
-    before: str
-    """The name of what was there before, empty where nothing was."""
-    folders: int
-    """How many folders were made to put it in."""
 
 
 # Where
@@ -194,7 +155,7 @@ def install(place: Place, command: str, state_dir: str | None = None) -> Hook:
 
 def _install(place: Place, fd: int, made: int, command: str, state_dir: str | None) -> bool:
     data, mode = _content(fd)
-    ours = _parse(data)
+    ours = parse(data)
     _refuse_changed(place, data, ours)
     if ours:
         text = render(ours.before, ours.folders, command, state_dir)
@@ -223,7 +184,7 @@ def uninstall(place: Place) -> Hook:
         return look(place)
     with _alone(place.folder) as fd:
         data, _ = _content(fd)
-        ours = _parse(data)
+        ours = parse(data)
         _refuse_changed(place, data, ours)
         if ours is None:
             _refuse_kept(place, fd)
@@ -238,8 +199,8 @@ def uninstall(place: Place) -> Hook:
     return found
 
 
-def _refuse_changed(place: Place, data: bytes, ours: _Ours | None) -> None:
-    if ours is None and _MARK in data:
+def _refuse_changed(place: Place, data: bytes, ours: Ours | None) -> None:
+    if ours is None and MARK in data:
         what = f"{place.folder / _HOOK}: was installed by mnemosyne, and somebody has changed it since"
         raise errors.Conflict(what, hint=f"move it away; what was there before it is named in it, or is {_KEPT}")
 
@@ -279,34 +240,13 @@ def _write(fd: int, text: bytes) -> None:
     files.publish(_HOOK, text, dir_fd=fd, tmp_name=_NEW, tmp_fd=fd, durable=True, mode=_MODE)
 
 
-# The script
-
-
-def render(before: str, folders: int, command: str, state_dir: str | None = None) -> bytes:
-    """The hook. ``before`` is the name of what runs first, or empty; ``folders`` is how many were made to put it in."""
-    options = f" --dir {shlex.quote(state_dir)}" if state_dir else ""
-    rest = os.fsencode(
-        _SCRIPT.format(before=before, folders=folders, command=shlex.quote(command) if command else "", options=options)
-    )
-    mark = _MARK + hashlib.sha256(rest).hexdigest().encode() + b"]: `mnemosyne hooks uninstall` puts back what was here before"
-    return b"#!/bin/sh\n" + mark + b"\n" + rest
-
-
-def _parse(data: bytes) -> _Ours | None:
-    """What ours says of itself; None where it is not ours, or not as it was written."""
-    found = _OURS.fullmatch(data)
-    if found is None or hashlib.sha256(found["rest"]).hexdigest().encode() != found["sum"]:
-        return None
-    return _Ours(found["before"].decode(), int(found["folders"]))
-
-
 # The folder
 
 
 def _hook(place: Place, fd: int) -> Hook:
     data, _ = _content(fd)
-    ours = _parse(data)
-    state = HookState.INSTALLED if ours else HookState.CHANGED if _MARK in data else HookState.FOREIGN
+    ours = parse(data)
+    state = HookState.INSTALLED if ours else HookState.CHANGED if MARK in data else HookState.FOREIGN
     return Hook(
         path=str(place.folder / _HOOK),
         state=state if _exists(fd, _HOOK) else HookState.NONE,

@@ -408,7 +408,7 @@ def test_a_guard_that_is_gone_stops_nobody(gone: str, root: Path, holder: suppor
     program = tmp_path / "bin" / "mnemosyne"
     script(program, f'exec {support.MNEMOSYNE} "$@"')
     hook = root / ".git" / "hooks" / "pre-commit"
-    from mnemo_coord.holdings.hooks import render
+    from mnemo_coord.holdings.hook_script import render
 
     hook.write_bytes(render("", 0, str(program)))
     change(root, "c")

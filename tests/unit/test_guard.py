@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mnemo_coord.holdings import guard, hooks
+from mnemo_coord.holdings import guard, hook_script
 from mnemo_coord.holdings.assignments import Assignment, draft
 from mnemo_coord.holdings.git import Git
 
@@ -105,11 +105,11 @@ def test_what_is_checked_out_and_staged(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_our_hook_is_known_by_every_byte() -> None:
-    text = hooks.render("pre-commit.before-mnemosyne-2", 2, "/a b/it's/mnemosyne", "/x/$(y)")
-    assert hooks._parse(text) == hooks._Ours("pre-commit.before-mnemosyne-2", 2)
+    text = hook_script.render("pre-commit.before-mnemosyne-2", 2, "/a b/it's/mnemosyne", "/x/$(y)")
+    assert hook_script.parse(text) == hook_script.Ours("pre-commit.before-mnemosyne-2", 2)
     for number in range(len(text)):
         if b"\n" in text[:number] and number > text.index(b"["):
             changed = text[:number] + bytes([text[number] ^ 1]) + text[number + 1 :]
             in_comment = text.index(b"]") <= number < text.index(b"\n", text.index(b"]"))
-            assert (hooks._parse(changed) is None) or in_comment
-    assert hooks._parse(b"") is None
+            assert (hook_script.parse(changed) is None) or in_comment
+    assert hook_script.parse(b"") is None
