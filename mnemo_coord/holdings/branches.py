@@ -158,7 +158,10 @@ class Branches:
             if not given:
                 what = "any branch" if branch is None else f"the branch {branch!r}"
                 raise errors.NotFound(f"{instance_id} does not work on {what}", hint="`mnemosyne branch status` shows who does")
-            self._write(instance_id, [one for one in own if one not in given])
+            kept = [one for one in own if one not in given]
+            self._write(instance_id, kept)
+            if not kept:  # emptied first: who watches the folder is told of what is written, not of what is gone
+                files.remove(f"{instance_id}.json", dir_fd=self.state.folder(BRANCHES))
             self._publish(self._git())
         return given
 
@@ -183,7 +186,6 @@ class Branches:
         name = f"{instance_id}.json"
         if name not in self.state.listing(BRANCHES):
             return
-        # Emptied first, then removed: who watches the folder is told of what is written, not of what is gone.
         self._write(instance_id, [])
         files.remove(name, dir_fd=self.state.folder(BRANCHES))
         # The view is for people, and the doctor mends it: nobody's leaving waits for another's lock.
