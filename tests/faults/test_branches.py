@@ -445,9 +445,10 @@ def test_joining_and_releasing_are_events_everywhere(state_dir: Path, root: Path
             own: list[Event] = []
             one.on_event(own.append)
             one.branches.join("main", files=["a"], mode="coordinated")
+            support.wait_until(lambda: told() == [("branch_joined", "main")], what="the first")
             one.branches.switch("feature")
             joined = [("branch_joined", "main"), ("branch_released", "main"), ("branch_joined", "feature")]
-            support.wait_until(lambda: set(told()) >= set(joined[::2]), what="joins")
+            support.wait_until(lambda: told() == joined, what="the switch")
             time.sleep(0.3)  # three polls: nothing is said twice
             assert [(event.kind, event.data["branch"]) for event in own if event.kind.startswith("branch")] == joined
         support.wait_until(lambda: told()[-1:] == [("branch_released", "feature")], what="it left")
