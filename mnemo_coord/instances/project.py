@@ -1,0 +1,280 @@
+"""A project: what its instances consist of, by the ``mnemosyne.yaml`` at its root.
+
+::
+
+    project: shop                      # a name; by default that of the folder
+    stride: 1000                       # between the ports of two slots
+    slots: 10                          # 0 to 9; 0 is that of the main checkout
+    instance:
+      variable: AI_INSTANCE_ID         # a slot that is asked for
+      path: claude-worktrees/shop/     # the part of the path behind this is the name of a checkout
+      prefer: hash                     # hash: cksum of the name; first: the first that is free
+    services:
+      web: {port: 8000, short: w, variable: WEB_PORT, group: app, command: python -m http.server $PORT}
+    environment:
+      DATA_DIR: .data/{slot}           # {slot} {name} {project} {root} {ports.web} {env.OTHER}
+      DATABASE: {numbered: shop}       # shop_3, or the given value with its number replaced
+      DATABASE_URL: {url: "postgresql://app@localhost/{env.DATABASE}", port: postgres}
+      MAILER: {singleton: mailer}      # true in the slot of the singleton only, unless given
+    singletons:
+      mailer: {slot: 0}
+    scope:
+      variable: SHOP_INSTANCE          # the name under which everything is stored
+      auto: SHOP_AUTO_SCOPE            # derive one from the working directory
+      config: config.yaml:instance     # or read it there
+      root: ~/.shop
+    stores:
+      orders: orders.db                # below the root, or below the root and the name
+
+Everything is optional. Whoever reads it runs nothing of it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+from mnemo_coord import errors
+from mnemo_coord.instances.document import Section, load
+
+__all__ = ["FILE", "Prefer", "Project", "ScopeRules", "Service", "Value", "ValueKind", "find", "read"]
+
+FILE: Final = "mnemosyne.yaml"
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", re.ASCII)
+_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}", re.ASCII)
+_PORTS: Final = range(1, 65536)
+_SLOTS: Final = range(1, 1001)
+
+
+class Prefer(StrEnum):
+    """Which slot a checkout would like."""
+
+    HASH = "hash"
+    """The one that its name hashes to (POSIX cksum), so that it is the same on every machine where it is free."""
+    FIRST = "first"
+    """The first that is free."""
+
+
+class ValueKind(StrEnum):
+    """How the value of a variable is made."""
+
+    TEXT = "text"
+    NUMBERED = "numbered"
+    """The base, or what is given without its number, and the number of the slot."""
+    URL = "url"
+    """The template, or what is given, with the port of a service of this slot and the path of the template."""
+    SINGLETON = "singleton"
+    """Whether this slot is that of the singleton, unless it is given."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Service:
+    """One thing that listens."""
+
+    name: str
+    port: int
+    """That of slot 0."""
+    short: str
+    variable: str
+    group: str
+    command: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Value:
+    """How one variable is made."""
+
+    variable: str
+    kind: ValueKind
+    text: str
+    """The template, the base, or the name of a singleton."""
+    port: str
+    """The service whose port goes into a URL."""
+    line: int | None
+    """Where it stands."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScopeRules:
+    """How the name is found under which a program stores what it has."""
+
+    variable: str = "MNEMOSYNE_INSTANCE"
+    auto: str = "MNEMOSYNE_AUTO_SCOPE"
+    config: str = ""
+    """``file:key`` of a YAML file with the name, relative to the project."""
+    root: str = ""
+    """By default the data folder of this user and the name of the project."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Project:
+    """What the instances of a project consist of."""
+
+    name: str
+    root: Path
+    """The checkout that the file is in."""
+    stride: int = 1000
+    slots: int = 10
+    variable: str = "MNEMOSYNE_SLOT"
+    path: str = ""
+    prefer: Prefer = Prefer.HASH
+    services: tuple[Service, ...] = ()
+    environment: tuple[Value, ...] = ()
+    singletons: dict[str, int] = field(default_factory=dict)
+    """The slot of each."""
+    scope: ScopeRules = ScopeRules()
+    stores: dict[str, str] = field(default_factory=dict)
+
+    def ports(self, slot: int) -> dict[str, int]:
+        """The port of each service in a slot; some may be above 65535."""
+        return {service.name: service.port + slot * self.stride for service in self.services}
+
+
+def find(start: str | os.PathLike[str] | None = None) -> Project:
+    """The project around a folder, by default the current one.
+
+    Raises:
+        errors.NotFound: neither it nor a folder above has a ``mnemosyne.yaml``.
+        errors.Config: see `read`.
+    """
+    here = Path(os.path.realpath(os.getcwd() if start is None else start))
+    for folder in (here, *here.parents):
+        if (folder / FILE).is_file():
+            return read(folder / FILE)
+    raise errors.NotFound(
+        f"{here}: is in no project with a {FILE}", hint="`mnemosyne init --project` writes one", path=str(here)
+    )
+
+
+def read(path: Path) -> Project:
+    """Reads a project's file.
+
+    Raises:
+        errors.Config: something in it is unknown or not valid; file, line and key are in the message.
+    """
+    whole = load(path).only(
+        "project", "stride", "slots", "instance", "services", "environment", "singletons", "scope", "stores"
+    )
+    folder = path.parent.name
+    name = whole.value("project", str, folder if _NAME.fullmatch(folder) else "project")
+    if _NAME.fullmatch(name) is None:
+        raise whole.wrong("project", f"{name!r} is not a name", "1 to 64 letters, digits, _ or -")
+    instance = whole.section("instance").only("variable", "path", "prefer")
+    services = _services(whole.section("services"))
+    singletons = _singletons(whole.section("singletons"))
+    return Project(
+        name=name,
+        root=path.parent,
+        stride=_number(whole, "stride", 1000, _PORTS),
+        slots=_number(whole, "slots", 10, _SLOTS),
+        variable=_variable(instance, "variable", "MNEMOSYNE_SLOT"),
+        path=instance.value("path", str, ""),
+        prefer=_prefer(instance),
+        services=services,
+        environment=_environment(whole.section("environment"), {service.name for service in services}, set(singletons)),
+        singletons=singletons,
+        scope=_scope(whole.section("scope")),
+        stores=_stores(whole.section("stores")),
+    )
+
+
+def _number(section: Section, name: str, default: int, allowed: range) -> int:
+    found: int = section.value(name, int, default)
+    if found not in allowed:
+        raise section.wrong(name, f"has to be {allowed[0]} to {allowed[-1]}, not {found}")
+    return found
+
+
+def _variable(section: Section, name: str, default: str) -> str:
+    found: str = section.value(name, str, default)
+    if _VARIABLE.fullmatch(found) is None:
+        raise section.wrong(name, f"{found!r} is not the name of a variable", "letters, digits and _")
+    return found
+
+
+def _prefer(section: Section) -> Prefer:
+    found = section.value("prefer", str, Prefer.HASH)
+    if found not in set(Prefer):
+        raise section.wrong("prefer", f"{found!r} is not a way to choose", f"one of {', '.join(Prefer)}")
+    return Prefer(found)
+
+
+def _services(section: Section) -> tuple[Service, ...]:
+    found: list[Service] = []
+    for name in section:
+        if _NAME.fullmatch(name) is None:
+            raise section.wrong(name, "is not a name", "letters, digits, _ or -")
+        one = section.section(name).only("port", "short", "variable", "group", "command")
+        if "port" not in one:
+            raise section.wrong(name, "needs a port")
+        upper = re.sub(r"[^A-Z0-9]", "_", name.upper())
+        service = Service(
+            name=name,
+            port=_number(one, "port", 0, _PORTS),
+            short=one.value("short", str, name[:1]),
+            variable=_variable(one, "variable", f"{upper}_PORT" if upper[:1].isalpha() else f"_{upper}_PORT"),
+            group=one.value("group", str, ""),
+            command=one.value("command", str, ""),
+        )
+        twin = next((other for other in found if service.port == other.port or service.variable == other.variable), None)
+        if twin:
+            what = "port" if service.port == twin.port else "variable"
+            raise section.wrong(name, f"has the {what} of {twin.name}")
+        found.append(service)
+    return tuple(found)
+
+
+def _singletons(section: Section) -> dict[str, int]:
+    return {name: _number(section.section(name).only("slot"), "slot", 0, range(1000)) for name in section}
+
+
+def _environment(section: Section, services: set[str], singletons: set[str]) -> tuple[Value, ...]:
+    return tuple(_value(section, name, services, singletons) for name in section)
+
+
+def _value(section: Section, name: str, services: set[str], singletons: set[str]) -> Value:
+    if _VARIABLE.fullmatch(name) is None:
+        raise section.wrong(name, "is not the name of a variable", "letters, digits and _")
+    kind, text, port = ValueKind.TEXT, "", ""
+    given: Any = section[name]
+    if isinstance(given, (str, int)) and not isinstance(given, bool):
+        text = str(given)
+    else:
+        one = section.section(name).only("numbered", "url", "port", "singleton")
+        kinds = [word for word in (ValueKind.NUMBERED, ValueKind.URL, ValueKind.SINGLETON) if word in one]
+        if len(kinds) != 1:
+            raise section.wrong(name, "is either a text, numbered, a url, or a singleton")
+        kind, text, port = kinds[0], one.value(kinds[0], str, ""), one.value("port", str, "")
+        if kind is ValueKind.SINGLETON and text not in singletons:
+            raise one.wrong("singleton", f"there is no singleton {text!r}")
+        if (kind is ValueKind.URL) != bool(port) or (port and port not in services):
+            raise one.wrong(
+                "port" if port else None, f"there is no service {port!r}" if port else "needs the port of a service"
+            )
+    return Value(variable=name, kind=kind, text=text, port=port, line=section.line(name))
+
+
+def _scope(section: Section) -> ScopeRules:
+    section.only("variable", "auto", "config", "root")
+    rules = ScopeRules()
+    return ScopeRules(
+        variable=_variable(section, "variable", rules.variable),
+        auto=_variable(section, "auto", rules.auto),
+        config=section.value("config", str, ""),
+        root=section.value("root", str, ""),
+    )
+
+
+def _stores(section: Section) -> dict[str, str]:
+    found = {}
+    for name in section:
+        place: str = section.value(name, str, "")
+        parts = place.split("/")
+        if not place or place.startswith("/") or ".." in parts or not place.isprintable():
+            raise section.wrong(name, f"{place!r} is not a path below the root of the stores")
+        found[name] = place
+    return found

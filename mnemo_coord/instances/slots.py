@@ -1,0 +1,330 @@
+"""Slots: which checkout has which ports, for every project of this user on this machine.
+
+::
+
+    <data>/slots.json          {"version":1,"slots":[{"project":…,"root":…,"label":…,"slot":…,"ports":{…},"at":…}]}
+    <data>/locks/slots.lock    held for each change
+
+``<data>`` is ``MNEMOSYNE_DATA_DIR``, else ``mnemosyne`` in ``XDG_DATA_HOME``, else ``~/.local/share/mnemosyne``. A slot is
+allocated once and stored: a checkout keeps it, whatever comes later. A slot that is preferred is given where its ports are
+free of other slots, of this project and of others, and nobody listens on them; otherwise the next one is, and that is said.
+What belongs to a checkout that is gone, and on whose ports nobody listens, is free again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+from mnemo_coord import errors
+from mnemo_coord.disk import files, locks
+from mnemo_coord.disk.clock import SystemClock, rfc3339
+from mnemo_coord.disk.state_dir import StateDir
+from mnemo_coord.instances.project import Prefer, Project
+
+__all__ = ["Allocation", "Checkout", "Listener", "Slot", "Slots", "choose", "cksum", "data_dir", "listeners", "recognise"]
+
+_FILE: Final = "slots.json"
+_LIMIT: Final = 4 * 1024 * 1024
+_HIGHEST: Final = 65535
+_CRC: Final = 0x04C11DB7
+
+
+def data_dir(environ: Mapping[str, str] | None = None) -> Path:
+    """Where this user's data is. Touches nothing."""
+    surroundings = os.environ if environ is None else environ
+    named = surroundings.get("MNEMOSYNE_DATA_DIR")
+    if named:
+        return Path(os.path.expanduser(named)).absolute()
+    return Path(os.path.expanduser(surroundings.get("XDG_DATA_HOME") or "~/.local/share")).absolute() / "mnemosyne"
+
+
+def cksum(text: str) -> int:
+    """What POSIX cksum prints for a text: a CRC of its bytes and of their number."""
+    data = text.encode()
+    length, ending = len(data), b""
+    while length:
+        ending += bytes([length & 0xFF])
+        length >>= 8
+    crc = 0
+    for byte in data + ending:
+        crc ^= byte << 24
+        for _ in range(8):
+            crc = ((crc << 1) ^ (_CRC if crc & 0x80000000 else 0)) & 0xFFFFFFFF
+    return crc ^ 0xFFFFFFFF
+
+
+# Who asks
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkout:
+    """A checkout of a project, and what it would like."""
+
+    root: Path
+    label: str
+    """What tells instances of one checkout apart: empty, or the slot that was asked for."""
+    name: str
+    """Of the checkout; that of the project for the main one."""
+    preferred: int
+    source: str
+    """Where that came from: ``variable``, ``path`` or ``default``."""
+
+
+def recognise(project: Project, environ: Mapping[str, str], folder: Path) -> Checkout:
+    """Which instance of a project is meant here.
+
+    Raises:
+        errors.Config: the variable is set to something else than the number of a slot.
+    """
+    asked = environ.get(project.variable, "")
+    if asked:
+        if not asked.isascii() or not asked.isdecimal() or int(asked) >= project.slots:
+            what = f"{project.variable} is {asked!r}, which is not a slot"
+            raise errors.Config(what, hint=f"0 to {project.slots - 1}", key=project.variable)
+        return Checkout(root=project.root, label=str(int(asked)), name=asked, preferred=int(asked), source="variable")
+    name = _name_in(str(folder), project.path)
+    if name is None:
+        return Checkout(root=project.root, label="", name=project.name, preferred=0, source="default")
+    others = max(1, project.slots - 1)
+    preferred = cksum(name) % others + 1 if project.prefer is Prefer.HASH else 1
+    return Checkout(root=project.root, label="", name=name, preferred=preferred, source="path")
+
+
+def _name_in(folder: str, marker: str) -> str | None:
+    """The part of a path behind the marker, such as ``claude-worktrees/shop/``."""
+    inner = f"/{marker.strip('/')}/"
+    if not marker.strip("/") or inner not in f"{folder}/":
+        return None
+    return f"{folder}/".partition(inner)[2].partition("/")[0] or None
+
+
+# What there is
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Slot:
+    """A slot that a checkout has."""
+
+    project: str
+    root: str
+    label: str
+    name: str
+    slot: int
+    ports: dict[str, int]
+    at: str
+
+    @classmethod
+    def from_body(cls, body: Any) -> Self:
+        """Reads one back.
+
+        Raises:
+            ValueError: it is none.
+        """
+        texts = ("project", "root", "label", "name", "at")
+        sound = isinstance(body, dict) and all(type(body.get(name)) is str for name in texts) and type(body.get("slot")) is int
+        if (
+            not sound
+            or not isinstance(body.get("ports"), dict)
+            or any(type(port) is not int for port in body["ports"].values())
+        ):
+            raise ValueError("not a slot")
+        return cls(**{name: body[name] for name in cls.__slots__})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Listener:
+    """Who listens on a port."""
+
+    port: int
+    address: str
+    pid: int | None
+    """None where the system does not say."""
+    command: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Allocation:
+    """The slot of a checkout."""
+
+    slot: Slot
+    fresh: bool
+    """Whether it was allocated just now."""
+    passed_over: tuple[str, ...]
+    """Why it is not the preferred one, a line for each slot that was not free."""
+
+
+def listeners() -> dict[int, Listener]:
+    """Who listens on which TCP port, on any address of this machine."""
+    import psutil
+
+    found = {}
+    with suppress(psutil.Error, OSError):
+        for one in psutil.net_connections(kind="tcp"):
+            if one.status == psutil.CONN_LISTEN and one.laddr:
+                found[one.laddr.port] = Listener(
+                    port=one.laddr.port, address=one.laddr.ip, pid=one.pid, command=_command(one.pid)
+                )
+    return found
+
+
+def _command(pid: int | None) -> str:
+    import psutil
+
+    with suppress(psutil.Error, OSError):
+        return psutil.Process(pid).name() if pid else ""
+    return ""
+
+
+def choose(
+    project: Project, preferred: int, others: Iterable[Slot], listening: Mapping[int, Listener]
+) -> tuple[int, tuple[str, ...]]:
+    """The slot to give, and why not each that was tried before. A main checkout may take any, others all but 0.
+
+    Raises:
+        errors.Config: a port of the preferred slot would be above 65535.
+        errors.Conflict: none is free.
+    """
+    taken = {port: slot for slot in others for port in slot.ports.values()}
+    reasons: list[str] = []
+    for slot in _order(preferred, project.slots):
+        ports = project.ports(slot)
+        high = next((name for name, port in ports.items() if port > _HIGHEST), None)
+        if high and slot == preferred:
+            what = f"slot {slot} would give {high} the port {ports[high]}, above {_HIGHEST}"
+            raise errors.Config(what, hint="lower its base port or the stride", key=f"services.{high}.port")
+        why = "a port is above 65535" if high else _why_not(ports, taken, listening)
+        if why is None:
+            return slot, tuple(reasons)
+        reasons.append(f"slot {slot}: {why}")
+    raise errors.Conflict(
+        f"no slot of {project.name} is free: {'; '.join(reasons)}", hint="`mnemosyne slots` shows who has them", holder=None
+    )
+
+
+def _order(preferred: int, slots: int) -> list[int]:
+    first = 0 if preferred == 0 else 1
+    rest = [slot for slot in range(first, slots) if slot != preferred]
+    return [preferred, *(slot for slot in rest if slot > preferred), *(slot for slot in rest if slot < preferred)]
+
+
+def _why_not(ports: Mapping[str, int], taken: Mapping[int, Slot], listening: Mapping[int, Listener]) -> str | None:
+    for name, port in ports.items():
+        if port in taken:
+            other = taken[port]
+            return f"{name}'s port {port} is that of {other.project}, slot {other.slot}, in {other.root}"
+        if port in listening:
+            one = listening[port]
+            who = f"process {one.pid} ({one.command})" if one.pid else "another user's process"
+            return f"{name}'s port {port} is used by {who}"
+    return None
+
+
+class Slots:
+    """The slots of this user."""
+
+    def __init__(self, folder: Path | None = None, *, seen: Callable[[], dict[int, Listener]] = listeners) -> None:
+        self.folder = data_dir() if folder is None else folder
+        self._seen = seen
+
+    def _open(self) -> StateDir:
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        return StateDir.open(self.folder)
+
+    def all(self) -> list[Slot]:
+        """Every slot that is taken. Makes nothing.
+
+        Raises:
+            errors.State: the file cannot be read, or is damaged.
+        """
+        try:
+            state = StateDir.open(self.folder, create=False)
+        except errors.NotFound:
+            return []
+        try:
+            return _read(state)
+        finally:
+            state.close()
+
+    def allocate(self, project: Project, checkout: Checkout) -> Allocation:
+        """The slot of a checkout: the one that it has, or a new one, stored.
+
+        Raises:
+            errors.Conflict: none is free.
+            errors.Config: the ports would be above 65535.
+            errors.TimedOut: another process holds the registry of slots.
+            errors.State: it cannot be read or written.
+        """
+        state = self._open()
+        try:
+            with locks.hold(state, "slots", 10.0):
+                known = _read(state)
+                own = next((slot for slot in known if _is_of(slot, checkout)), None)
+                if own is not None and own.ports == project.ports(own.slot) and own.project == project.name:
+                    return Allocation(slot=own, fresh=False, passed_over=())
+                listening = self._seen()
+                kept = [slot for slot in known if slot is not own and not _is_over(slot, listening)]
+                # Its services changed: its number stays where it can, and who listens there is its own.
+                mine = set(own.ports.values()) if own else set()
+                heard = {port: one for port, one in listening.items() if port not in mine}
+                number, passed_over = choose(project, own.slot if own else checkout.preferred, kept, heard)
+                slot = Slot(
+                    project=project.name,
+                    root=str(checkout.root),
+                    label=checkout.label,
+                    name=checkout.name,
+                    slot=number,
+                    ports=project.ports(number),
+                    at=rfc3339(SystemClock().wall_ns()),
+                )
+                _write(state, [*kept, slot])
+                return Allocation(slot=slot, fresh=True, passed_over=passed_over)
+        finally:
+            state.close()
+
+    def release(self, root: Path, label: str | None = None) -> list[Slot]:
+        """Gives back what a checkout has, or one of its slots, and returns it."""
+        state = self._open()
+        try:
+            with locks.hold(state, "slots", 10.0):
+                known = _read(state)
+                given = [slot for slot in known if slot.root == str(root) and label in {None, slot.label}]
+                if given:
+                    _write(state, [slot for slot in known if slot not in given])
+                return given
+        finally:
+            state.close()
+
+
+def _is_of(slot: Slot, checkout: Checkout) -> bool:
+    return (slot.root, slot.label) == (str(checkout.root), checkout.label)
+
+
+def _is_over(slot: Slot, listening: Mapping[int, Listener]) -> bool:
+    """Whether its checkout is gone, and nobody listens on its ports."""
+    return not os.path.lexists(slot.root) and not any(port in listening for port in slot.ports.values())
+
+
+def _read(state: StateDir) -> list[Slot]:
+    try:
+        # Not orjson: a path may hold bytes that are no text.
+        document = json.loads(files.read_bounded(_FILE, _LIMIT, dir_fd=state.fd))
+        if not isinstance(document, dict) or document.get("version") != 1 or not isinstance(document.get("slots"), list):
+            raise ValueError("not version 1")
+        return [Slot.from_body(body) for body in document["slots"]]
+    except FileNotFoundError:
+        return []
+    except ValueError as error:
+        raise errors.Damaged.at(
+            state.path / _FILE, f"is damaged ({error})", hint="move it away; every checkout then gets its slot anew"
+        ) from None
+
+
+def _write(state: StateDir, slots: Iterable[Slot]) -> None:
+    text = json.dumps({"version": 1, "slots": [asdict(slot) for slot in slots]}, indent=1)
+    files.replace(_FILE, text.encode() + b"\n", dir_fd=state.fd, writer=str(os.getpid()))
