@@ -2,7 +2,7 @@
   "use strict";
 
   const REFRESH_S = 2, SILENT_AFTER_S = 10, GIVE_UP_AFTER_S = 25;
-  const MAX_EVENTS = 200, MAX_ATTENTION = 8, MAX_EDGES = 120, MAX_FLOW_ROWS = 200, MAX_DOTS = 60, FEW_MAILBOXES = 12;
+  const MAX_EVENTS = 200, MAX_ATTENTION = 8, MAX_EDGES = 120, MAX_FLOW_ROWS = 200, MAX_DOTS = 60, FEW_MAILBOXES = 12, MAX_BRANCH_ROWS = 200, FEW_FILES = 3;
   const FLEET_SLOTS = 24, OUTSIDE_SLOTS = 8, DOT_MS = 1100, DOT_FRAME_MS = 32, LIST_MS = 33, PACE_MS = 200, OLD_MESSAGE_S = 60;
   const SVG = "http://www.w3.org/2000/svg";
   const API_URL = /^http:\/\/(127\.0\.0\.1|\[::1\]):(\d{1,5})$/;
@@ -21,7 +21,7 @@
   const stillness = matchMedia("(prefers-reduced-motion: reduce)");
 
   const state = {
-    overview: null, arrived: 0, instances: new Map(), usage: new Map(), mailboxes: [], claims: [], findings: new Map(), flows: new Map(),
+    overview: null, arrived: 0, instances: new Map(), usage: new Map(), mailboxes: [], claims: [], work: [], workOf: new Map(), conflicts: [], closeTo: new Map(), findings: new Map(), flows: new Map(),
     deadLettered: 0, refused: 0, events: [], shownEvents: [], paused: false, held: 0, lastEventId: null, server: null, serial: 0, waiting: new Map(),
     sort: null, allAttention: false, allMailboxes: false,
   };
@@ -153,10 +153,11 @@
       const owner = instanceAt(box.address);
       if (owner) state.waiting.set(owner, (state.waiting.get(owner) || 0) + number(box.waiting));
     }
+    takeBranches(overview);
     takeFlows(list(overview.flows), now, link.fresh);
     if (link.fresh) noteMissed(overview.last_event_id);
     link.fresh = false;
-    schedule("header", "attention", "picture", "instances", "mailboxes", "claims", "events");
+    schedule("header", "attention", "picture", "instances", "branches", "mailboxes", "claims", "events");
     recall(list(overview.past));
   }
 
@@ -280,6 +281,7 @@
       case "port_taken": return [who(id), ": port ", text(data.port, 12), " is taken", data.url ? " (" : "", data.url ? text(data.url, 80) : "", data.url ? ")." : "."];
       case "worktree_added": return [who(id), " works in ", text(data.path, 200), data.branch ? ", on the branch " : "", data.branch ? text(data.branch, 80) : "", "."];
       case "worktree_removed": return [who(id), " removed its worktree ", text(data.path, 200), "."];
+      case "branch_joined": case "branch_released": return branchSentence(kind, data, id, text);
       case "finding_found": return ["Found: ", text(data.message || data.code)];
       case "finding_fixed": return ["Mended: ", text(data.message || data.code)];
       case "agent_state": return [who(id), " ", stateSays(data.state), data.text ? ": " : ".", data.text ? text(data.text) : ""];
@@ -301,7 +303,7 @@
 
   // ---- drawing on the next frame -----------------------------------------------------------------------------------------------------------------
   const dirty = new Set(), pace = { last: 0, listed: 0, timer: 0, frame: 0, urgent: false };
-  const painters = { header: paintHeader, attention: paintAttention, picture: paintPicture, instances: paintInstances, mailboxes: paintMailboxes, claims: paintClaims, events: paintEvents };
+  const painters = { header: paintHeader, attention: paintAttention, picture: paintPicture, instances: paintInstances, branches: paintBranches, mailboxes: paintMailboxes, claims: paintClaims, events: paintEvents };
 
   // No frame comes in a hidden tab: what changes meanwhile is drawn once when it is shown again.
   // The first change is drawn on the next frame. Of a stream of them the list of events keeps up; the rest shares frames PACE_MS apart, unless it is urgent.
@@ -372,6 +374,7 @@
       if (finding.fixed || finding.severity === "notice" || merged.has(finding)) continue;
       add(`finding ${findingKey(finding)}`, finding.severity === "error" ? "bad" : "warn", [clean(finding.message || finding.code)], finding.subject ? `about ${nameOf(finding.subject)}` : "", finding.hint);
     }
+    for (const conflict of state.conflicts) if (isGrave(conflict)) add(...conflictItem(conflict));
     if (state.deadLettered) add("dead letters", "bad", [`${plural(state.deadLettered, "message")} could not be handled (dead letters)`], "", "`mnemosyne queue show`");
     if (state.refused) add("refused", "warn", [`${plural(state.refused, "message")} refused`], "", "`mnemosyne queue show`");
     for (const box of state.mailboxes) {
@@ -723,7 +726,7 @@
     { key: "roles", label: "Roles", value: rolesOf, text: (i) => clean(rolesOf(i), 48), title: rolesOf },
     { key: "beat", label: "Beat", numeric: true, value: beatAge, text: (i) => ageText(beatAge(i) ?? NaN) },
     { key: "port", label: "Port", value: (i) => Number(portOf(i)?.[2] ?? NaN) },
-    { key: "branch", label: "Branch", value: (i) => clean(i.branch), text: (i) => clean(i.branch, 26), title: (i) => clean(i.branch, 600) },
+    { key: "branch", label: "Branch", value: (i) => clean(workOf(i)[0]?.branch ?? i.branch) },
     { key: "worktree", label: "Worktree", value: (i) => clean(i.worktree_path, 2000), text: (i) => shortPath(i.worktree_path), title: (i) => clean(i.worktree_path, 2000) },
     { key: "reports", label: "Reports", value: (i) => ["stuck", "waiting", "working", "idle"].indexOf(i.report?.state) + (i.report ? 0 : 9) },
     { key: "cpu", label: "CPU", numeric: true, value: (i) => usageOf(i).cpu_percent, text: (i) => (Number.isFinite(usageOf(i).cpu_percent) ? `${usageOf(i).cpu_percent.toFixed(1)} %` : "") },
@@ -764,7 +767,7 @@
 
   function matchesFilter(instance, words) {
     if (words.length === 0) return true;
-    const hay = [instance.id, instance.name, rolesOf(instance), instance.status, instance.report?.state, instance.report?.text, instance.branch].filter(Boolean).join(" ").toLowerCase();
+    const hay = [instance.id, instance.name, rolesOf(instance), instance.status, instance.report?.state, instance.report?.text, instance.branch, ...workOf(instance).map((one) => one.branch)].filter(Boolean).join(" ").toLowerCase();
     return words.every((word) => hay.includes(word));
   }
 
@@ -801,6 +804,9 @@
     row.name = el("bdi", "name");
     row.id = el("bdi", "id");
     row.cells.instance.append(el("div", "", row.name, row.id));
+    row.branch = bdi("");
+    row.works = el("span", "works");
+    row.cells.branch.append(el("div", "", row.branch, row.works));
     row.says = el("span");
     row.saysState = el("b");
     row.saysText = el("bdi");
@@ -820,6 +826,7 @@
     attr(row.cells.instance, "title", clean(`${instance.name || ""} ${instance.id}${instance.pid ? ` pid ${instance.pid}` : ""}`.trim(), 600));
     for (const column of COLUMNS) if (column.text) putCell(row.cells[column.key], column.text(instance), column.title ? column.title(instance) : null);
     putPort(row.cells.port, portOf(instance));
+    putWork(row, instance);
     const report = instance.report;
     attr(row.says, "data-state", report ? clean(report.state, 40) : "");
     put(row.saysState, report ? clean(report.state, 40) : "");
@@ -854,6 +861,116 @@
       const instance = state.instances.get(id);
       if (instance && !row.root.hidden) putCell(row.cells.beat, column.text(instance));
     }
+  }
+
+  // ---- branch work -------------------------------------------------------------------------------------------------------------------------------
+  const workOf = (instance) => state.workOf.get(instance.id) || [];
+  const workKey = (one) => JSON.stringify([one.branch, one.instance_id]);
+  const isAlone = (one) => one.mode === "isolated" && one.intent !== "read";
+  const isGrave = (conflict) => conflict.severity !== "warning";
+  const filesOf = (one) => list(one.files).map((glob) => clean(glob, 300));
+
+  // Of each instance what it joined last comes first: that is what its row has room for.
+  function takeBranches(overview) {
+    state.work = list(overview.branches);
+    state.conflicts = list(overview.conflicts);
+    state.workOf = new Map();
+    for (const one of state.work) {
+      const id = String(one.instance_id);
+      if (!state.workOf.has(id)) state.workOf.set(id, []);
+      state.workOf.get(id).push(one);
+    }
+    // What is merely close stands beside the branch, with both.
+    state.closeTo = new Map();
+    for (const conflict of state.conflicts) if (!isGrave(conflict)) for (const [id, other] of [[conflict.instance_id, conflict.other], [conflict.other, conflict.instance_id]]) {
+      const key = workKey({ branch: conflict.branch, instance_id: id });
+      if (!state.closeTo.has(key)) state.closeTo.set(key, []);
+      state.closeTo.get(key).push({ other, conflict });
+    }
+    for (const some of state.workOf.values()) some.sort((a, b) => (String(a.since) < String(b.since) ? 1 : -1));
+  }
+
+  // Who reads is in nobody's way, whatever its mode.
+  function howText(one) {
+    const intent = clean(one.intent, 20) || "?";
+    return intent === "read" ? intent : `${intent}, ${isAlone(one) ? "alone" : clean(one.mode, 20) || "?"}`;
+  }
+
+  function howTitle(one) {
+    const past = one.bypassed === true ? "; given although others were in the way" : "";
+    return `${clean(one.intent, 20)}, ${clean(one.mode, 20)}${isAlone(one) ? ": nobody else changes anything on this branch" : ""}${past}`;
+  }
+
+  const moreFiles = (files) => (files.length > FEW_FILES ? `, and ${files.length - FEW_FILES} more` : "");
+  const fewFiles = (files) => files.slice(0, FEW_FILES).join(", ") + moreFiles(files);
+
+  function putWork(row, instance) {
+    const some = workOf(instance), [first, ...others] = some, branch = clean(first ? first.branch : instance.branch, 600);
+    put(row.branch, branch);
+    put(row.works, first ? howText(first) + (others.length ? ` +${others.length}` : "") : "");
+    row.works.classList.toggle("alone", first !== undefined && isAlone(first));
+    attr(row.cells.branch, "title", some.length ? some.map((one) => `${clean(one.branch, 300)} (${howTitle(one)})`).join("\n") : branch || null);
+    row.cells.branch.classList.toggle("none", branch === "");
+  }
+
+  function branchSentence(kind, data, id, text) {
+    if (kind === "branch_released") return [who(id), " no longer works on ", text(data.branch, 80), "."];
+    const files = filesOf(data);
+    return [who(id), " works on ", text(data.branch, 80), ` (${howText(data)})`, files.length ? ": " : ".", files.length ? bdi(clean(fewFiles(files), 200), clean(files.join(", "), 2000)) : ""];
+  }
+
+  // Its reason speaks of the other by its id.
+  function whyText(conflict) {
+    const reason = clean(conflict.reason), other = clean(conflict.other);
+    return [other ? reason.replace(other, () => nameOf(conflict.other)) : reason, fewFiles(filesOf(conflict))].filter(Boolean).join(": ");
+  }
+
+  function conflictItem(conflict) {
+    const label = (id) => ({ name: nameOf(id ?? "someone"), id: String(id) }), branch = clean(conflict.branch, 80), edits = conflict.kind === "edits";
+    const title = [label(conflict.instance_id), " and ", label(conflict.other), edits ? " change the same files on " : " are in each other's way on ", { name: branch, id: branch }];
+    const key = `conflict ${JSON.stringify([conflict.branch, conflict.instance_id, conflict.other, conflict.kind])}`;
+    return [key, conflict.severity === "block" || edits ? "bad" : "warn", title, whyText(conflict), "`mnemosyne branch conflicts`"];
+  }
+
+  function paintBranches() {
+    const shown = state.work.slice(0, MAX_BRANCH_ROWS), left = state.work.length - shown.length;
+    reconcile($("branch-rows"), branchRows, shown, workKey, createBranch, updateBranch);
+    put($("branches-count"), state.work.length ? String(new Set(state.work.map((one) => one.branch)).size) : "");
+    $("branches-scroll").hidden = state.work.length === 0;
+    $("branches-note").hidden = state.work.length > 0 && left <= 0;
+    put($("branches-note"), left > 0 ? `and ${left} more: \`mnemosyne branch status\`` : "Nobody works on a branch.");
+  }
+  const branchRows = new Map();
+
+  function createBranch(one) {
+    const name = bdi(clean(one.branch, 600), clean(one.branch, 600)), close = bdi(""), holder = bdi(""), works = el("span", "works"), files = bdi(""), more = el("span"), since = el("span");
+    close.className = "close";
+    const cells = [["branch", "Branch", name, close], ["who", "Who", holder], ["works", "Works", works], ["files", "Files", files, more], ["since", "For", since]].map(([key, label, ...inside]) => {
+      const cell = el("td", `w-${key}${key === "since" ? " number" : ""}`, el("div", "", ...inside));
+      cell.dataset.label = label;
+      cell.setAttribute("role", "cell");
+      return cell;
+    });
+    const root = el("tr", "", ...cells);
+    root.setAttribute("role", "row");
+    root.dataset.branch = clean(one.branch, 600);
+    return { root, close, holder, works, files, more, since, filesCell: cells[3] };
+  }
+
+  function updateBranch(row, one) {
+    const files = filesOf(one), near = state.closeTo.get(workKey(one)) || [];
+    put(row.close, near.length ? `close to ${clean(near.slice(0, 8).map((each) => nameOf(each.other)).join(", "), 120)}` : "");
+    attr(row.close, "title", near.length ? near.slice(0, 8).map((each) => whyText(each.conflict)).join("\n") : null);
+    put(row.holder, nameOf(one.instance_id));
+    attr(row.holder, "title", clean(one.instance_id, 40));
+    put(row.works, howText(one));
+    row.works.classList.toggle("alone", isAlone(one));
+    attr(row.works, "title", howTitle(one));
+    put(row.files, files.slice(0, FEW_FILES).join(", "));
+    put(row.more, moreFiles(files));
+    attr(row.files, "title", files.length ? clean(files.join(", "), 4000) : null);
+    row.filesCell.classList.toggle("none", files.length === 0);
+    put(row.since, ageText((Date.parse(state.overview.at) - Date.parse(one.since)) / 1000) || "–");
   }
 
   // ---- mailboxes and claims ----------------------------------------------------------------------------------------------------------------------
