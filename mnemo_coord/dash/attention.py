@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
+from mnemo_coord.dash.branches import few, grave, why
 from mnemo_coord.dash.reading import items, member, number, text
 from mnemo_coord.dash.rows import LATE
-from mnemo_coord.dash.wording import age, plural, shortened, who
+from mnemo_coord.dash.wording import age, names, plural, shortened, who
 
 __all__ = ["Item", "attention"]
 
@@ -31,7 +32,8 @@ _SET_ASIDE: Final = "`mnemosyne queue show` says which and why"
 
 def attention(overview: dict[str, Any]) -> list[Item]:
     """Everything that needs attention: what is bad, then what is to be looked at. Empty when all is well."""
-    found = [*_reports(overview), *_statuses(overview), *_findings(overview), *_set_aside(overview), *_late(overview)]
+    looks = (_reports, _statuses, _findings, _conflicts, _set_aside, _late)
+    found = [item for look in looks for item in look(overview)]
     return sorted(found, key=lambda item: item.tone != "bad")
 
 
@@ -83,6 +85,20 @@ def _findings(overview: dict[str, Any]) -> Iterator[Item]:
         tone = _ILL.get(status, "bad" if severity == "error" else "warn")
         message = ": ".join(part for part in (about, text(finding.get("message"))) if part)
         yield Item(status if status in _ILL else severity or "finding", tone, message, text(finding.get("hint")))
+
+
+def _conflicts(overview: dict[str, Any]) -> Iterator[Item]:
+    """Of those who were admitted: what they change now is worse than what they may change."""
+    known = names(overview)
+    for one in grave(overview):
+        edits = one.get("kind") == "edits"
+        ids = (text(one.get(key)) for key in ("instance_id", "other"))
+        both = " and ".join(who(one_id, known.get(one_id, "")) for one_id in ids)
+        what = "change the same files" if edits else "are in each other's way"
+        where = f"{both} {what} on {shortened(text(one.get('branch')), 40)}"
+        message = ": ".join(part for part in (where, why(one, known), few(one)) if part)
+        tone = "bad" if edits or one.get("severity") == "block" else "warn"
+        yield Item("conflict", tone, message, "`mnemosyne branch conflicts`")
 
 
 def _set_aside(overview: dict[str, Any]) -> Iterator[Item]:

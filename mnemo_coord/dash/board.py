@@ -27,7 +27,7 @@ __all__ = ["Board"]
 
 _DRAIN: Final = 0.1
 _TICK: Final = 1.0
-_TABS: Final = {"instances": rows.INSTANCES, "mailboxes": rows.MAILBOXES, "findings": rows.FINDINGS}
+_TABS: Final = {"instances": rows.INSTANCES, "mailboxes": rows.MAILBOXES, "findings": rows.FINDINGS, "branches": rows.BRANCHES}
 
 
 class Board(Screen[None], inherit_bindings=False):
@@ -196,7 +196,7 @@ class Board(Screen[None], inherit_bindings=False):
     def _show_overview(self) -> None:
         overview = self._view.overview()
         shown = {"instances": self._view.instances(overview), "mailboxes": rows.mailboxes(overview)}
-        shown["findings"] = rows.findings(overview)
+        shown |= {"findings": rows.findings(overview), "branches": rows.branches(overview)}
         for name, found in shown.items():
             self._table(name).show(found)
             self._label(name, len(found), len(overview["instances"]) if name == "instances" else len(found))

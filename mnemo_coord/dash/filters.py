@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mnemo_coord.dash.branches import of_instances
 from mnemo_coord.dash.reading import items, member, text
 from mnemo_coord.dash.sentences import Entry
 from mnemo_coord.dash.wording import who
@@ -26,7 +27,9 @@ class Filter:
 
     def instances(self, overview: dict[str, Any]) -> set[str]:
         """The ids of the instances that are shown."""
-        return {text(item.get("instance_id")) for item in items(overview, "instances") if self._has(_described(item))}
+        work = of_instances(overview)
+        known = ((text(item.get("instance_id")), item) for item in items(overview, "instances"))
+        return {key for key, item in known if self._has([*_described(item), *_branches(work.get(key, []))])}
 
     def passes(self, entry: Entry) -> bool:
         """Whether this line of the event log is shown."""
@@ -55,6 +58,10 @@ def _described(instance: dict[str, Any]) -> list[str]:
     said = [instance.get(key) for key in ("instance_id", "name", "status", "branch")]
     listed = roles if isinstance(roles, list) else []
     return [text(value) for value in (*said, report.get("state"), report.get("text"), *listed)]
+
+
+def _branches(work: list[dict[str, Any]]) -> list[str]:
+    return [text(one.get("branch")) for one in work]
 
 
 def after(current: str, choices: Sequence[str]) -> str:

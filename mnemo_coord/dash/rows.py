@@ -5,10 +5,24 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
+from mnemo_coord.dash.branches import close, few, how, of_instances, summary
 from mnemo_coord.dash.reading import items, member, number, text
-from mnemo_coord.dash.wording import NOTHING, age, megabytes, shortened
+from mnemo_coord.dash.wording import NOTHING, age, lasted, megabytes, named, names, shortened
 
-__all__ = ["FINDINGS", "INSTANCES", "MAILBOXES", "STATUSES", "Cell", "Column", "Rows", "findings", "instances", "mailboxes"]
+__all__ = [
+    "BRANCHES",
+    "FINDINGS",
+    "INSTANCES",
+    "MAILBOXES",
+    "STATUSES",
+    "Cell",
+    "Column",
+    "Rows",
+    "branches",
+    "findings",
+    "instances",
+    "mailboxes",
+]
 
 
 class Cell(NamedTuple):
@@ -50,6 +64,14 @@ MAILBOXES: Final = (
     Column("Oldest", right=True),
 )
 FINDINGS: Final = (Column("Severity"), Column("Subject"), Column("What was found"), Column("What to do"), Column("Code"))
+BRANCHES: Final = (
+    Column("Branch"),
+    Column("Who"),
+    Column("Works"),
+    Column("For", right=True),
+    Column("Files"),
+    Column("Close to"),
+)
 
 STATUSES: Final = {"alive": "good", "stalled": "warn", "paused": "warn", "dead": "bad", "untrusted": "bad", "foreign": "dim"}
 """Every status, from well to ill, and its tone."""
@@ -66,16 +88,16 @@ _ABSENT: Final = Cell(NOTHING, "dim")
 def instances(overview: dict[str, Any]) -> Rows:
     """A row for each instance, by its id."""
     usage = {text(key): value for key, value in member(overview, "usage").items()}
-    waiting = _waiting(overview)
+    waiting, work = _waiting(overview), of_instances(overview)
     rows: Rows = {}
     for item in items(overview, "instances"):
         key = text(item.get("instance_id"))
         if key:
-            rows[key] = _instance(item, usage.get(key), waiting)
+            rows[key] = _instance(item, usage.get(key), waiting, summary(work.get(key, [])))
     return rows
 
 
-def _instance(item: dict[str, Any], usage: Any, waiting: dict[str, float]) -> tuple[Cell, ...]:
+def _instance(item: dict[str, Any], usage: Any, waiting: dict[str, float], work: str) -> tuple[Cell, ...]:
     key, name, status = (text(item.get(part)) for part in ("instance_id", "name", "status"))
     used = usage if isinstance(usage, dict) else {}
     return (
@@ -87,7 +109,7 @@ def _instance(item: dict[str, Any], usage: Any, waiting: dict[str, float]) -> tu
         _or_absent(_percent(used.get("cpu_percent"))),
         _or_absent(megabytes(used.get("rss"))),
         _or_absent(_port(text(item.get("api_url")))),
-        _or_absent(shortened(text(item.get("branch")), 24)),
+        _or_absent(work or shortened(text(item.get("branch")), 24)),
         _count(sum(waiting.get(address, 0) for address in {key, name} - {""})),
     )
 
@@ -114,6 +136,10 @@ def _or_absent(value: str) -> Cell:
     return Cell(value) if value and value != NOTHING else _ABSENT
 
 
+def _warning(value: str) -> Cell:
+    return Cell(value, "warn") if value else _ABSENT
+
+
 def _count(value: Any) -> Cell:
     found = number(value)
     if found is None:
@@ -136,6 +162,23 @@ def mailboxes(overview: dict[str, Any]) -> Rows:
         oldest = Cell(f"{age(box.get('oldest'))}{' late' if late else ''}", "warn" if late else "")
         known = _or_absent(shortened(names.get(address, "")))
         rows[address] = (Cell(shortened(address, 32)), known, *counts, oldest if oldest.text != NOTHING else _ABSENT)
+    return rows
+
+
+def branches(overview: dict[str, Any]) -> Rows:
+    """A row for each assignment, by its branch and instance."""
+    known, near = names(overview), close(overview)
+    rows: Rows = {}
+    for one in items(overview, "branches"):
+        branch, instance_id = text(one.get("branch")), text(one.get("instance_id"))
+        rows[f"{branch} {instance_id}"] = (
+            _or_absent(shortened(branch, 32)),
+            Cell(named(instance_id, known)),
+            Cell(how(one)),
+            _or_absent(lasted(one.get("since"), overview.get("at"))),
+            _or_absent(few(one)),
+            _warning(shortened(", ".join(near.get((branch, instance_id), [])), 40)),
+        )
     return rows
 
 

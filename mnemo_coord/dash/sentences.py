@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from mnemo_coord.dash.branches import few, how
 from mnemo_coord.dash.reading import member, number, text
 from mnemo_coord.dash.wording import named, plural, time_of_day, who
 
@@ -95,6 +96,11 @@ def _place(what: str) -> Callable[[_Event], str]:
     return sentence
 
 
+def _joined(event: _Event) -> str:
+    sentence = f"{event.who()} works on {event.part('branch') or 'a branch'} ({how(event.data)})"
+    return ": ".join(part for part in (sentence, few(event.data)) if part)
+
+
 def _state(event: _Event) -> str:
     more = f": {event.part('text')}" if event.part("text") else ""
     return f"{event.who()} is {event.part('state') or 'in an unknown state'}{more}"
@@ -126,6 +132,8 @@ _SENTENCES: Final[dict[str, tuple[str, Callable[[_Event], str]]]] = {
     "port_taken": ("", _port),
     "worktree_added": ("good", _place("works in")),
     "worktree_removed": ("", _place("removed its worktree")),
+    "branch_joined": ("good", _joined),
+    "branch_released": ("", lambda event: f"{event.who()} no longer works on {event.part('branch') or 'a branch'}"),
     "finding_found": ("warn", _found("Found")),
     "finding_fixed": ("good", _found("Fixed")),
     "agent_state": ("", _state),

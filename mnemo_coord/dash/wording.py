@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from mnemo_coord.dash.reading import items, number, text
 
-__all__ = ["NOTHING", "age", "megabytes", "named", "names", "plural", "shortened", "time_of_day", "who"]
+__all__ = ["NOTHING", "age", "lasted", "megabytes", "named", "names", "plural", "shortened", "time_of_day", "who"]
 
 NOTHING: Final = "-"
 """Stands where there is nothing to show."""
@@ -23,6 +23,14 @@ def age(value: Any) -> str:
         return NOTHING
     whole = max(int(seconds), 0)
     return next((f"{whole // size}{unit}" for size, unit in _UNITS if whole >= size), "0s")
+
+
+def lasted(since: Any, at: Any) -> str:
+    """The age that something of ``since`` has at ``at``, both RFC 3339."""
+    try:
+        return age((datetime.fromisoformat(at) - datetime.fromisoformat(since)).total_seconds())
+    except (TypeError, ValueError, OverflowError):
+        return NOTHING
 
 
 def megabytes(value: Any) -> str:

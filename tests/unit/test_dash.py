@@ -53,6 +53,16 @@ def finding(**more: Any) -> dict[str, Any]:
     } | more
 
 
+def work(number: int, branch: str = "main", **more: Any) -> dict[str, Any]:
+    said = {"intent": "write", "mode": "coordinated", "files": ["src/**"], "since": "2026-11-24T21:30:00.123Z"}
+    return {"branch": branch, "instance_id": f"{number:08x}"} | said | more
+
+
+def conflict(one: int, other: int, **more: Any) -> dict[str, Any]:
+    said = {"branch": "main", "severity": "error", "reason": "it may", "files": ["a", "b"], "kind": "assignment"}
+    return {"instance_id": f"{one:08x}", "other": f"{other:08x}"} | said | more
+
+
 def overview(*instances: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"at": AT, "instance_id": None, "instances": list(instances), "usage": {}, "mailboxes": [], "findings": []} | more
 
@@ -165,6 +175,31 @@ def test_no_time_of_day(at: Any) -> None:
             [],
         ),
         (
+            overview(
+                instance(1), instance(2), conflicts=[conflict(1, 2, reason="00000002 may"), conflict(1, 2, severity="warning")]
+            ),
+            [
+                (
+                    "conflict",
+                    "warn",
+                    "worker-1 (00000001) and worker-2 (00000002) are in each other's way on main: worker-2 may: a, b",
+                    "`mnemosyne branch conflicts`",
+                )
+            ],
+        ),
+        (
+            overview(conflicts=[conflict(1, 2, severity="block", reason="", files=None), conflict(1, 2, kind="edits")]),
+            [
+                (
+                    "conflict",
+                    "bad",
+                    f"00000001 and 00000002 {what}",
+                    "`mnemosyne branch conflicts`",
+                )
+                for what in ("are in each other's way on main", "change the same files on main: it may: a, b")
+            ],
+        ),
+        (
             overview(mailboxes=[{"address": "@r", "waiting": 3, "oldest": 125.0}]),
             [("mailbox", "warn", "@r: 3 messages wait, the oldest for 2m", "")],
         ),
@@ -222,9 +257,19 @@ def test_the_worst_comes_first() -> None:
         (event("agent_state", state="stuck", text="a password"), "worker-1 (00000001) is stuck: a password"),
         (event("agent_state", state="idle", text=""), "worker-1 (00000001) is idle"),
         (
-            event("branch_joined", branch="main", count=2, deep={"a": 1}),
-            "branch_joined: worker-1 (00000001): branch main, count 2",
+            event("lamp_lit", branch="main", count=2, deep={"a": 1}),
+            "lamp_lit: worker-1 (00000001): branch main, count 2",
         ),
+        (
+            event("branch_joined", branch="main", intent="full", mode="isolated", files=[], epoch=1),
+            "worker-1 (00000001) works on main (full, alone)",
+        ),
+        (
+            event("branch_joined", branch=HOSTILE, intent="write", mode="coordinated", files=["a", "b", HOSTILE, "d", "e"]),
+            f"worker-1 (00000001) works on {ESCAPED} (write, coordinated): a, b, {ESCAPED[:31]}…, and 2 more",
+        ),
+        (event("branch_joined", intent="read", mode="isolated", files="x"), "worker-1 (00000001) works on a branch (read)"),
+        (event("branch_released", branch="main", epoch=1), "worker-1 (00000001) no longer works on main"),
         (event("agent_state", state="working", text=HOSTILE), f"worker-1 (00000001) is working: {ESCAPED}"),
         ({}, "something"),
         ({"kind": 7, "data": []}, "something"),
@@ -297,6 +342,43 @@ def test_mailboxes_and_findings() -> None:
     ]
 
 
+def test_branches() -> None:
+    seen = overview(
+        instance(1),
+        branches=[
+            work(1, files=["a", "b", "c", "d", HOSTILE]),
+            work(2, HOSTILE, intent=HOSTILE, mode="isolated", files=None, since="x"),
+            work(1, "docs", intent="read", mode="isolated", files=[], since="2026-11-24T21:31:00.123Z"),
+            {},
+        ],
+        conflicts=[conflict(2, 1, severity="warning"), conflict(3, 1, severity="warning"), conflict(4, 1)],
+    )
+    assert [[cell.text for cell in cells] for cells in rows.branches(seen).values()] == [
+        ["main", "worker-1", "write, coordinated", "10m", "a, b, c, and 2 more", "00000002, 00000003"],
+        [f"{ESCAPED[:31]}…", "00000002", f"{ESCAPED[:19]}…, alone", "-", "-", "-"],
+        ["docs", "worker-1", "read", "9m", "-", "-"],
+        ["-", "somebody", "?, ?", "-", "-", "-"],
+    ]
+    assert rows.branches({"branches": "x"}) == {}
+
+
+@pytest.mark.parametrize(
+    ("branches", "shown"),
+    [
+        ([], "main"),
+        ([work(2, "other")], "main"),
+        ([work(1, "other")], "other (write, coordinated)"),
+        ([work(1, "other", intent="full", mode="isolated")], "other (full, alone)"),
+        (
+            [work(1, "other", intent="read", mode="isolated", since="2026"), work(1, "x" * 30)],
+            f"{'x' * 23}… (write, coordinated) +1",
+        ),
+    ],
+)
+def test_an_instances_branch_is_what_it_joined_last(branches: list[dict[str, Any]], shown: str) -> None:
+    assert rows.instances(overview(instance(1), branches=branches))["00000001"][8].text == shown
+
+
 def test_the_counts_by_status_from_well_to_ill() -> None:
     seen = overview(instance(1, status="dead"), instance(2), instance(3, status="odd"), instance(4))
     assert [cell.text for cell in summary.counts(seen)] == ["4 instances", "2 alive", "1 dead", "1 odd"]
@@ -329,11 +411,14 @@ def test_how_it_stands_with_the_source(now: following.Connection, shown: str) ->
         ("password STUCK", {2}),
         ("dead", {1}),
         ("reviewer", {1, 2}),
+        ("orders", {2}),
         ("nobody", set()),
     ],
 )
 def test_words_choose_instances(words: str, shown: set[int]) -> None:
-    seen = overview(instance(1, status="dead"), instance(2, report=report("stuck", "a Password")))
+    seen = overview(
+        instance(1, status="dead"), instance(2, report=report("stuck", "a Password")), branches=[work(2, "new/Orders")]
+    )
     assert filters.Filter(words=words).instances(seen) == {f"{number:08x}" for number in shown}
 
 
@@ -773,7 +858,7 @@ def test_the_log_keeps_the_newest_five_hundred() -> None:
 def test_hostile_text_is_shown_and_never_obeyed(size: tuple[int, int]) -> None:
     async def test(screen: Screen) -> None:
         await screen.shows(r"\x1b[31m", r"\u202e", "[red]")
-        for key in ("enter", "k", "2", "3", "slash", "[", "r", "enter"):
+        for key in ("enter", "k", "2", "3", "4", "slash", "[", "r", "enter"):
             await screen.press(key)
             assert not {"\x1b", "\u202e"} & set(screen.text)
         assert ESCAPED in " ".join(screen.log.split()), "however its line is broken"
@@ -793,6 +878,8 @@ def test_hostile_text_is_shown_and_never_obeyed(size: tuple[int, int]) -> None:
             instance_id="[red]x[/red]",
             findings=[finding(message=HOSTILE, subject=HOSTILE, severity="[/]", hint="[/]", code="[b]")],
             mailboxes=[{"address": "[/]", "waiting": 1, "oldest": 99.0}],
+            branches=[work(1, HOSTILE, instance_id="[red]x[/red]", intent=HOSTILE, mode="[/]", files=[HOSTILE], since=HOSTILE)],
+            conflicts=[conflict(1, 2, branch=HOSTILE, reason=HOSTILE, files=[HOSTILE], instance_id="[red]x[/red]")],
         ),
         Frame("event", {"kind": "[/oops]", "instance_id": "[red]x[/red]", "data": {"[/]": HOSTILE}}),
         size=size,
@@ -843,8 +930,12 @@ def test_tab_moves_the_focus_and_numbers_choose_the_table() -> None:
         await screen.press("3")
         await screen.shows("it is odd")
         assert screen.app.focused.id == "findings"
+        await screen.press("4")
+        await screen.shows("Branches 1", "write, coordinated  10m  src/**")
+        assert screen.app.focused.id == "branches"
 
-    dash(test, snapshot(instance(1), mailboxes=[{"address": "@reviewer", "waiting": 1}], findings=[finding(severity="notice")]))
+    mailboxes, findings = [{"address": "@reviewer", "waiting": 1}], [finding(severity="notice")]
+    dash(test, snapshot(instance(1), mailboxes=mailboxes, findings=findings, branches=[work(1)]))
 
 
 def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
