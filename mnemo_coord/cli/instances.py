@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from mnemo_coord.members.instance import Instance
 
 _NAME_WIDTH = 20
+_Branches = dict[str, str]
+"""What each instance works on, by its id."""
 _PAUSE = 0.5
 """Seconds between two looks."""
 
@@ -32,50 +34,65 @@ def command(shared: Common, *, everybody: bool, watch: bool) -> int:
     With --watch and --json, one array a line.
     """
     found = _look(shared, everybody=everybody)
-    _show(found, shared, redraw=watch)
+    _show(*found, shared, redraw=watch)
     while watch:
         time.sleep(_PAUSE)
         found, before = _look(shared, everybody=everybody), found
         on_screen = sys.stdout.isatty() and not shared.as_json
-        if on_screen or _steady(found) != _steady(before):  # a file does not want to hear of every heartbeat
-            _show(found, shared, redraw=True)
+        if on_screen or _steady(*found) != _steady(*before):  # a file does not want to hear of every heartbeat
+            _show(*found, shared, redraw=True)
     return 0
 
 
-def _look(shared: Common, *, everybody: bool) -> list[Instance]:
+def _look(shared: Common, *, everybody: bool) -> tuple[list[Instance], _Branches]:
     from mnemo_coord.fleet import Fleet
 
     try:
         with Fleet.open(shared.dir, create=False) as fleet:
-            return fleet.instances() + (_departed(fleet) if everybody else [])
+            found = fleet.instances() + (_departed(fleet) if everybody else [])
+            return found, {} if shared.as_json else _branches(fleet, found)
     except errors.NotFound as error:
         if not shared.as_json:
             talk(f"{error.message} ({error.hint})" if error.hint else error.message)
-        return []
+        return [], {}
 
 
-def _steady(found: list[Instance]) -> list[Instance]:
+def _branches(fleet: Fleet, found: list[Instance]) -> _Branches:
+    """What each works on, as there is room for: what it joined last, else the branch of its worktree."""
+    shown = {instance.instance_id: _shortened(instance.branch) for instance in found if instance.branch}
+    joined: dict[str, list[str]] = {}
+    for one in sorted(fleet.branches.assignments(), key=lambda one: one.since, reverse=True):
+        joined.setdefault(one.instance_id, []).append(one.branch)
+    more = {key: f" +{len(branches) - 1}" if len(branches) > 1 else "" for key, branches in joined.items()}
+    return shown | {key: _shortened(branches[0]) + more[key] for key, branches in joined.items()}
+
+
+def _steady(found: list[Instance], branches: _Branches) -> tuple[list[Instance], _Branches]:
     """Without what changes at every heartbeat."""
-    return [replace(instance, last_heartbeat=None, heartbeat_age=None) for instance in found]
+    return [replace(instance, last_heartbeat=None, heartbeat_age=None) for instance in found], branches
 
 
-def _show(found: list[Instance], shared: Common, *, redraw: bool) -> None:
+def _show(found: list[Instance], branches: _Branches, shared: Common, *, redraw: bool) -> None:
     if shared.as_json:
         document(found)
         return
     if redraw and sys.stdout.isatty():
         sys.stdout.write("\x1b[H\x1b[J")  # home, and clear to the end of the screen
-    says = any(instance.report for instance in found)
-    header = ("INSTANCE", "NAME", "STATUS", "PID", "BEAT", "API", *(["SAYS"] if says else []))
+    columns = {
+        "BRANCH": [branches.get(instance.instance_id, "") for instance in found],
+        "SAYS": [_said(instance) for instance in found],
+    }
+    more = {label: cells for label, cells in columns.items() if any(cells)}
+    header = ("INSTANCE", "NAME", "STATUS", "PID", "BEAT", "API", *more)
     if found:
-        table(header, [_row(instance, says=says) for instance in found])
+        table(header, [(*_row(one), *(cells[place] or "-" for cells in more.values())) for place, one in enumerate(found)])
     else:
         talk("Nobody is here.")
 
 
-def _row(instance: Instance, *, says: bool) -> tuple[str, ...]:
+def _row(instance: Instance) -> tuple[str, ...]:
     age = instance.heartbeat_age
-    cells = (
+    return (
         instance.instance_id,
         _shortened(instance.name or "-"),
         instance.status,
@@ -83,12 +100,11 @@ def _row(instance: Instance, *, says: bool) -> tuple[str, ...]:
         f"{age:.0f}s ago" if age is not None else "-",
         instance.api_url or "-",
     )
-    return (*cells, _said(instance)) if says else cells
 
 
 def _said(instance: Instance) -> str:
     if instance.report is None:
-        return "-"
+        return ""
     return f"{instance.report.state}: {instance.report.text}" if instance.report.text else str(instance.report.state)
 
 

@@ -21,7 +21,7 @@ class Terminal:
     """A tmux server of its own, with one window."""
 
     def __init__(self, place: Path, argv: list[str], width: int, height: int) -> None:
-        self._socket = str(place / "tmux")
+        self._socket = str(place / f"tmux{len(list(place.glob('tmux*')))}")
         command = " ".join([f"'{word}'" for word in argv]) + "; echo ended with $?; exec sleep 600"
         self._tmux("-f", "/dev/null", "new-session", "-d", "-x", str(width), "-y", str(height), command)
 
@@ -66,6 +66,14 @@ def open_terminal(tmp_path: Path) -> Iterator[object]:
         terminal.end()
 
 
+@pytest.fixture
+def repository(state_dir: Path) -> Path:
+    git = ["git", "-C", str(state_dir.parent), "-c", "user.name=x", "-c", "user.email=x@y.example"]
+    subprocess.run([*git, "init", "-q", "-b", "main"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
+    return state_dir.parent
+
+
 def test_it_shows_a_fleet_and_connects_again(open_terminal, state_dir: Path, port_base: int) -> None:
     with Served(state_dir, port_base, "--name", "planner"):
         terminal = open_terminal(DASH, "--api", f"http://127.0.0.1:{port_base}", "--dir", str(state_dir))
@@ -90,6 +98,26 @@ def test_without_an_api_it_reads_the_state_directory(open_terminal, state_dir: P
         terminal.shows("builder", "alive", "live", "joined, pid")
         terminal.press("C-c")
         terminal.shows("ended with 0")
+
+
+def test_who_works_on_which_branch(open_terminal, repository: Path, state_dir: Path) -> None:
+    with support.Serve(state_dir, "--name", "builder"), support.Serve(state_dir, "--name", "chief", "--role", "orchestrator"):
+        terminal = open_terminal(DASH, "--dir", str(state_dir))
+        listed = open_terminal(support.MNEMOSYNE, "--dir", str(state_dir), "list", "--watch")
+        terminal.shows("All is well", "Branches 0")
+        assert "BRANCH" not in listed.shows("builder", "API")
+        join = ("--dir", state_dir, "branch", "join", "main")
+        assert support.run(*join, "--for", "builder").returncode == 0
+        terminal.shows("Branches 1", "main (full, alone)", "works on main (full, alone)")
+        assert "main" in listed.shows("BRANCH")
+        assert support.run(*join, "--files", "src/**", "--for", "chief").returncode == 0
+        terminal.shows("conflict", "are in each other's way")
+        terminal.press("4")
+        terminal.shows("write, alone", "src/**")
+        assert support.run("--dir", state_dir, "branch", "release", "--for", "chief").returncode == 0
+        assert support.run("--dir", state_dir, "branch", "release", "--for", "builder").returncode == 0
+        terminal.shows("All is well", "Branches 0", "no longer works on main")
+        support.wait_until(lambda: "BRANCH" not in listed.screen)
 
 
 def test_a_list_that_is_watched(open_terminal, state_dir: Path) -> None:
