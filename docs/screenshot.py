@@ -30,6 +30,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="mnemo-") as place, ExitStack() as stack:
         state_dir = Path(place) / "shop" / ".mnemosyne"
         state_dir.parent.mkdir()
+        subprocess.run(["git", "init", "-q", "-b", "main", str(state_dir.parent)], check=True)
         mnemosyne = [str(Path(sys.executable).parent / "mnemosyne"), "--dir", str(state_dir)]
         argv = [*mnemosyne, "serve", "--with-api", "--name", "planner", "--role", "planning", "--heartbeat-interval", "0.5"]
         server = subprocess.Popen(argv, stderr=subprocess.DEVNULL)
@@ -48,9 +49,10 @@ def main() -> None:
         }
         _be_busy(crew, mnemosyne)
         stack.enter_context(crew["reviewer"].claim("release"))
+        _share_branches(crew)
         with sync_playwright() as playwright:
             chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
-            page = chromium.new_page(viewport={"width": 1200, "height": 1240}, device_scale_factor=1)
+            page = chromium.new_page(viewport={"width": 1200, "height": 1630}, device_scale_factor=1)
             page.goto(url)
             expect(page.locator("#connection")).to_contain_text("live")
             for _ in range(3):
@@ -84,6 +86,13 @@ def _be_busy(crew: dict[str, Coordinator], mnemosyne: list[str]) -> None:
     subprocess.run([*mnemosyne, "send", "--to", "docs", "Changed", "--from", "ci"], stdout=subprocess.DEVNULL, check=True)
     for _ in range(3):
         crew["reviewer"].send("tests", "RunTests", {"branch": "orders"})
+
+
+def _share_branches(crew: dict[str, Coordinator]) -> None:
+    crew["backend"].branches.join("orders", files=["shop/api/orders.py", "shop/models/**"], mode="coordinated")
+    crew["frontend"].branches.join("orders", files=["shop/api/cart.py", "web/**"], mode="coordinated")
+    crew["reviewer"].branches.join("orders", "read")
+    crew["docs"].branches.join("manual")
 
 
 def _talk(crew: dict[str, Coordinator]) -> None:
