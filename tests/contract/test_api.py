@@ -53,13 +53,37 @@ def test_answers_have_the_shapes_that_are_described(served: Served, state_dir: P
     with Coordinator(state_dir, name="planner", roles=["r"], settings=FAST) as me:
         me.report("stuck", "x")
         me.claim("lamp")
+        me.branches.join("main", files=["src/a"], mode="coordinated")
+        near = support.run(
+            "--dir",
+            state_dir,
+            "branch",
+            "join",
+            "main",
+            "--files",
+            "src/b",
+            "--mode",
+            "coordinated",
+            "--for",
+            served.instance_id,
+        )
+        assert near.returncode == 0
         served.ask("/messages", method="POST", body={"to": "@later", "type": "T", "payload": None})
         served.ask("/messages", method="POST", body={"to": "planner", "type": "T"})
         next(iter(me.receive(5))).acknowledge()
         me.heartbeat()
         (state_dir / "instances" / "0123abcd.beat").touch(0o600)
         served.ask("/overview")
-        for path in ("/health", "/instances", "/instances/planner", "/mailboxes", "/claims", "/doctor", "/overview"):
+        for path in (
+            "/health",
+            "/instances",
+            "/instances/planner",
+            "/mailboxes",
+            "/claims",
+            "/branches",
+            "/doctor",
+            "/overview",
+        ):
             answer = served.ask(path)
             assert answer.status == 200, path
             described = document()["paths"]["/instances/{who}" if path == "/instances/planner" else path]["get"]["responses"]
@@ -67,7 +91,7 @@ def test_answers_have_the_shapes_that_are_described(served: Served, state_dir: P
             whole = {**schema, "components": document()["components"]}  # where its references lead
             jsonschema.Draft202012Validator(whole).validate(answer.json)
         overview = served.ask("/overview").json
-        for filled in ("instances", "usage", "mailboxes", "claims", "flows"):
+        for filled in ("instances", "usage", "mailboxes", "claims", "branches", "conflicts", "flows"):
             assert overview[filled], f"{filled} was never looked at"
         assert served.ask("/doctor").json["findings"]
         error = document()["components"]["schemas"]["Error"]
@@ -84,6 +108,9 @@ def test_answers_are_those_of_the_command_line(served: Served, state_dir: Path) 
     run = support.run
     assert steady(served.ask("/instances").json) == steady(run("--dir", state_dir, "list", "--json").json)
     assert served.ask("/doctor").json == run("--dir", state_dir, "doctor", "--json").json
+    assert run("--dir", state_dir, "branch", "join", "main", "--for", served.instance_id).returncode == 0
+    assert served.ask("/branches").json == run("--dir", state_dir, "branch", "status", "--json").json != []
+    assert served.ask("/overview").json["branches"] == served.ask("/branches").json[0]["assignments"]
     assert served.ask("/mailboxes").json == run("--dir", state_dir, "queue", "--json").json
     sent = served.ask("/messages", method="POST", body={"to": "later", "type": "T", "from": "ci"}).json
     ours = run("--dir", state_dir, "send", "--to", "later", "T", "--from", "ci", "--json").json
