@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from mnemo_coord.members.instance import Instance
 
 _NAME_WIDTH = 20
-_Branches = dict[str, str]
-"""What each instance works on, by its id."""
 _PAUSE = 0.5
 """Seconds between two looks."""
 
@@ -34,52 +32,41 @@ def command(shared: Common, *, everybody: bool, watch: bool) -> int:
     With --watch and --json, one array a line.
     """
     found = _look(shared, everybody=everybody)
-    _show(*found, shared, redraw=watch)
+    _show(found, shared, redraw=watch)
     while watch:
         time.sleep(_PAUSE)
         found, before = _look(shared, everybody=everybody), found
         on_screen = sys.stdout.isatty() and not shared.as_json
-        if on_screen or _steady(*found) != _steady(*before):  # a file does not want to hear of every heartbeat
-            _show(*found, shared, redraw=True)
+        if on_screen or _steady(found) != _steady(before):  # a file does not want to hear of every heartbeat
+            _show(found, shared, redraw=True)
     return 0
 
 
-def _look(shared: Common, *, everybody: bool) -> tuple[list[Instance], _Branches]:
+def _look(shared: Common, *, everybody: bool) -> list[Instance]:
     from mnemo_coord.fleet import Fleet
 
     try:
         with Fleet.open(shared.dir, create=False) as fleet:
-            found = fleet.instances() + (_departed(fleet) if everybody else [])
-            return found, {} if shared.as_json else _branches(fleet, found)
+            return fleet.instances() + (_departed(fleet) if everybody else [])
     except errors.NotFound as error:
         if not shared.as_json:
             talk(f"{error.message} ({error.hint})" if error.hint else error.message)
-        return [], {}
+        return []
 
 
-def _branches(fleet: Fleet, found: list[Instance]) -> _Branches:
-    """What each works on, as there is room for: what it joined last, else the branch of its worktree."""
-    shown = {instance.instance_id: _shortened(instance.branch) for instance in found if instance.branch}
-    joined: dict[str, list[str]] = {}
-    for one in sorted(fleet.branches.assignments(), key=lambda one: one.since, reverse=True):
-        joined.setdefault(one.instance_id, []).append(one.branch)
-    more = {key: f" +{len(branches) - 1}" if len(branches) > 1 else "" for key, branches in joined.items()}
-    return shown | {key: _shortened(branches[0]) + more[key] for key, branches in joined.items()}
-
-
-def _steady(found: list[Instance], branches: _Branches) -> tuple[list[Instance], _Branches]:
+def _steady(found: list[Instance]) -> list[Instance]:
     """Without what changes at every heartbeat."""
-    return [replace(instance, last_heartbeat=None, heartbeat_age=None) for instance in found], branches
+    return [replace(instance, last_heartbeat=None, heartbeat_age=None) for instance in found]
 
 
-def _show(found: list[Instance], branches: _Branches, shared: Common, *, redraw: bool) -> None:
+def _show(found: list[Instance], shared: Common, *, redraw: bool) -> None:
     if shared.as_json:
         document(found)
         return
     if redraw and sys.stdout.isatty():
         sys.stdout.write("\x1b[H\x1b[J")  # home, and clear to the end of the screen
     columns = {
-        "BRANCH": [branches.get(instance.instance_id, "") for instance in found],
+        "BRANCH": [_shortened(instance.branch or "") for instance in found],
         "SAYS": [_said(instance) for instance in found],
     }
     more = {label: cells for label, cells in columns.items() if any(cells)}
