@@ -69,8 +69,8 @@ BRANCHES: Final = (
     Column("Who"),
     Column("Works"),
     Column("For", right=True),
-    Column("Files"),
     Column("Close to"),
+    Column("Files"),
 )
 
 STATUSES: Final = {"alive": "good", "stalled": "warn", "paused": "warn", "dead": "bad", "untrusted": "bad", "foreign": "dim"}
@@ -176,8 +176,8 @@ def branches(overview: dict[str, Any]) -> Rows:
             Cell(named(instance_id, known)),
             Cell(how(one)),
             _or_absent(lasted(one.get("since"), overview.get("at"))),
-            _or_absent(few(one)),
             _warning(shortened(", ".join(near.get((branch, instance_id), [])), 40)),
+            _or_absent(few(one)),
         )
     return rows
 

@@ -354,7 +354,7 @@ def test_branches() -> None:
         conflicts=[conflict(2, 1, severity="warning"), conflict(3, 1, severity="warning"), conflict(4, 1)],
     )
     assert [[cell.text for cell in cells] for cells in rows.branches(seen).values()] == [
-        ["main", "worker-1", "write, coordinated", "10m", "a, b, c, and 2 more", "00000002, 00000003"],
+        ["main", "worker-1", "write, coordinated", "10m", "00000002, 00000003", "a, b, c, and 2 more"],
         [f"{ESCAPED[:31]}…", "00000002", f"{ESCAPED[:19]}…, alone", "-", "-", "-"],
         ["docs", "worker-1", "read", "9m", "-", "-"],
         ["-", "somebody", "?, ?", "-", "-", "-"],
@@ -931,7 +931,7 @@ def test_tab_moves_the_focus_and_numbers_choose_the_table() -> None:
         await screen.shows("it is odd")
         assert screen.app.focused.id == "findings"
         await screen.press("4")
-        await screen.shows("Branches 1", "write, coordinated  10m  src/**")
+        await screen.shows("Branches 1", "write, coordinated  10m  -         src/**")
         assert screen.app.focused.id == "branches"
 
     mailboxes, findings = [{"address": "@reviewer", "waiting": 1}], [finding(severity="notice")]
