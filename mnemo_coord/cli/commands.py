@@ -27,6 +27,7 @@ _COMMANDS: Final = {
     "branch": ("branch", "Who works on which branch and files."),
     "worktree": ("worktree", "Git worktrees of instances."),
     "hooks": ("hooks", "A hook of git that refuses commits of files that others hold."),
+    "init": ("init", "Begin a project: write a mnemosyne.yaml."),
     "env": ("env", "Print the environment of this checkout's instance."),
     "slots": ("slots", "Show which checkout has which slot and ports."),
     "scope": ("scope", "Show under which name things are stored here."),
