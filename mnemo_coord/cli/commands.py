@@ -29,6 +29,7 @@ _COMMANDS: Final = {
     "hooks": ("hooks", "A hook of git that refuses commits of files that others hold."),
     "init": ("init", "Begin a project: write a mnemosyne.yaml."),
     "env": ("env", "Print the environment of this checkout's instance."),
+    "render": ("render", "Write the files of this checkout's instance."),
     "slots": ("slots", "Show which checkout has which slot and ports."),
     "scope": ("scope", "Show under which name things are stored here."),
     "own": ("own", "Run a command while holding the owner lock of a file."),

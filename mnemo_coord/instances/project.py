@@ -18,6 +18,8 @@
       MAILER: {singleton: mailer}      # true in the slot of the singleton only, unless given
     singletons:
       mailer: {slot: 0}
+    templates:
+      nginx.{slot}.conf: {from: nginx.template.conf, variables: [WEB_PORT]}
     scope:
       variable: SHOP_INSTANCE          # the name under which everything is stored
       auto: SHOP_AUTO_SCOPE            # derive one from the working directory
@@ -41,7 +43,7 @@ from typing import Any, Final
 from mnemo_coord import errors
 from mnemo_coord.instances.document import Section, load
 
-__all__ = ["FILE", "Prefer", "Project", "ScopeRules", "Service", "Value", "ValueKind", "find", "read"]
+__all__ = ["FILE", "Prefer", "Project", "ScopeRules", "Service", "Template", "Value", "ValueKind", "find", "read"]
 
 FILE: Final = "mnemosyne.yaml"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", re.ASCII)
@@ -99,6 +101,18 @@ class Value:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Template:
+    """A file that is written for each instance."""
+
+    target: str
+    """Relative to the project; ``{slot}`` and the like stand for what they say."""
+    source: str
+    """Relative to the project."""
+    variables: tuple[str, ...]
+    """Those that are replaced in it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ScopeRules:
     """How the name is found under which a program stores what it has."""
 
@@ -126,6 +140,7 @@ class Project:
     environment: tuple[Value, ...] = ()
     singletons: dict[str, int] = field(default_factory=dict)
     """The slot of each."""
+    templates: tuple[Template, ...] = ()
     scope: ScopeRules = ScopeRules()
     stores: dict[str, str] = field(default_factory=dict)
 
@@ -157,7 +172,7 @@ def read(path: Path) -> Project:
         errors.Config: something in it is unknown or not valid; file, line and key are in the message.
     """
     whole = load(path).only(
-        "project", "stride", "slots", "instance", "services", "environment", "singletons", "scope", "stores"
+        "project", "stride", "slots", "instance", "services", "environment", "singletons", "templates", "scope", "stores"
     )
     folder = path.parent.name
     name = whole.value("project", str, folder if _NAME.fullmatch(folder) else "project")
@@ -177,6 +192,7 @@ def read(path: Path) -> Project:
         services=services,
         environment=_environment(whole.section("environment"), {service.name for service in services}, set(singletons)),
         singletons=singletons,
+        templates=_templates(whole.section("templates")),
         scope=_scope(whole.section("scope")),
         stores=_stores(whole.section("stores")),
     )
@@ -258,6 +274,24 @@ def _value(section: Section, name: str, services: set[str], singletons: set[str]
     return Value(variable=name, kind=kind, text=text, port=port, line=section.line(name))
 
 
+def _templates(section: Section) -> tuple[Template, ...]:
+    found = []
+    for target in section:
+        one = section.section(target).only("from", "variables")
+        source = one.value("from", str, "")
+        for path, where, name in ((target, section, target), (source, one, "from")):
+            if not _is_below(path):
+                raise where.wrong(name, f"{path!r} is not a path in the project")
+        if source == target:
+            raise section.wrong(target, "would be written over its own template")
+        found.append(Template(target=target, source=source, variables=one.texts("variables")))
+    return tuple(found)
+
+
+def _is_below(path: str) -> bool:
+    return bool(path) and not path.startswith("/") and ".." not in path.split("/") and path.isprintable()
+
+
 def _scope(section: Section) -> ScopeRules:
     section.only("variable", "auto", "config", "root")
     rules = ScopeRules()
@@ -273,8 +307,7 @@ def _stores(section: Section) -> dict[str, str]:
     found = {}
     for name in section:
         place: str = section.value(name, str, "")
-        parts = place.split("/")
-        if not place or place.startswith("/") or ".." in parts or not place.isprintable():
+        if not _is_below(place):
             raise section.wrong(name, f"{place!r} is not a path below the root of the stores")
         found[name] = place
     return found

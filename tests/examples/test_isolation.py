@@ -7,7 +7,9 @@ import re
 import shutil
 import socket
 import subprocess
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -128,6 +130,31 @@ def test_a_slot_that_is_none_evaluates_nothing(home: Path) -> None:
         assert (done.returncode, done.stdout) == (2, "")
     assert env(folder, AI_INSTANCE_ID="3")["NGINX_PORT"] == "3080"
     assert env(folder)["NGINX_PORT"] == "80", "what is asked for once is not for ever"
+
+
+def test_two_nginx_at_once(home: Path) -> None:
+    """Two checkouts, each with a configuration of its own, that nginx takes and really serves."""
+    with ExitStack() as stack:
+        said = []
+        for folder in (checkout(home, "orienter"), worktree(home, "hotfix")):
+            file = folder / "mnemosyne.yaml"
+            file.write_text(file.read_text().replace("port: 80,", "port: 18080,"))
+            (path,) = support.run("render", "--json", cwd=folder).json
+            assert "$host" in Path(path).read_text()
+            nginx = [shutil.which("nginx") or "/usr/sbin/nginx", "-p", str(folder), "-c", path]
+            checked = subprocess.run([*nginx, "-t"], capture_output=True, text=True, check=False)
+            assert checked.returncode == 0, checked.stderr
+            server = stack.enter_context(support.Child(nginx, folder / "logs"))
+            port = int(env(folder)["NGINX_PORT"])
+            said.append(support.wait_until(lambda port=port, server=server: answer(port, server), what="nginx answers"))
+        assert said == ["nginx on 18080 for localhost", "nginx on 27080 for localhost"]
+
+
+def answer(port: int, server: support.Child) -> str | None:
+    assert server.process.poll() is None, server.log
+    with suppress(OSError), urllib.request.urlopen(f"http://localhost:{port}/instance", timeout=5) as found:
+        return found.read().decode().strip()
+    return None
 
 
 def test_scopes_by_the_command(home: Path) -> None:

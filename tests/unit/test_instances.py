@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from mnemo_coord import errors
-from mnemo_coord.instances import environment, scope
+from mnemo_coord.instances import environment, scope, templates
 from mnemo_coord.instances.project import FILE, Project, Service, find, read
 from mnemo_coord.instances.slots import Checkout, Listener, Slot, Slots, choose, cksum, recognise
 
@@ -64,6 +64,11 @@ def test_the_examples_are_what_the_schema_says(name: str) -> None:
         ("environment: {A: {url: 'x://y', port: web}}", "environment.A.port: there is no service 'web'"),
         ("environment: {A: {singleton: x}}", "environment.A.singleton: there is no singleton 'x'"),
         ("environment: {A-B: x}", "environment.A-B: is not the name of a variable"),
+        ("templates: {a: {from: ../x}}", "templates.a.from: '../x' is not a path in the project"),
+        ("templates: {/a: {from: x}}", "templates./a: '/a' is not a path in the project"),
+        ("templates: {a: {}}", "templates.a.from: '' is not a path in the project"),
+        ("templates: {a: {from: a}}", "templates.a: would be written over its own template"),
+        ("templates: {a: {from: b, variables: [1]}}", "templates.a.variables: has to be a list of texts"),
         ("stores: {a: ../x}", "stores.a: '../x' is not a path below the root"),
         ("stores: {a: /x}", "stores.a: '/x' is not a path below the root"),
         ("stores: {a: 7}", "stores.a: has to be text, not 7"),
@@ -317,6 +322,45 @@ def test_every_format_carries_every_value(text: str, tmp_path: Path) -> None:
     assert json.loads(environment.FORMATS["json"](wanted, {})) == wanted
     (tmp_path / ".env").write_text(environment.FORMATS["dotenv"](wanted, {}) + "\n")
     assert shell(f"set -a; . {tmp_path}/.env")["V"] == text, "a shell reads it, too"
+
+
+# Templates
+
+
+@pytest.mark.parametrize(
+    ("text", "filled"),
+    [
+        ("$A ${A} $AB ${AB} $HOST $$A", "1 1 2 2 $HOST $1"),
+        ("$A_x $A1 ${A}x $a", "$A_x $A1 1x $a"),
+        ("${A:-3} ${HOST} $ {A} \\$A", "${A:-3} ${HOST} $ {A} \\1"),
+    ],
+)
+def test_only_what_is_named_is_replaced(text: str, filled: str) -> None:
+    assert templates.fill(text, ["A", "AB"], {"A": "1", "AB": "2", "HOST": "x"}) == filled
+    assert templates.fill(text, [], {"A": "1"}) == text
+
+
+def test_files_are_written_whole_and_left_alone_when_they_are_right(tmp_path: Path) -> None:
+    made = project(tmp_path, "services: {web: {port: 80}}\ntemplates:\n  out/{slot}.sh: {from: t, variables: [WEB_PORT]}\n")
+    values = environment.variables(made, 2, "x", made.ports(2), {})
+    with pytest.raises(errors.Config, match="is not there"):
+        templates.render(made, values, {"slot": "2"})
+    (tmp_path / "t").write_bytes(b"#!/bin/sh\r\necho $WEB_PORT \xff\n")
+    (tmp_path / "t").chmod(0o755)
+    (target,) = templates.render(made, values, {"slot": "2"})
+    assert (target, target.read_bytes()) == (tmp_path.resolve() / "out" / "2.sh", b"#!/bin/sh\r\necho 2080 \xff\n")
+    assert target.stat().st_mode & 0o777 == 0o755
+    before = target.stat()
+    templates.render(made, values, {"slot": "2"})
+    assert (target.stat().st_ino, target.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    (tmp_path / FILE).write_text("templates:\n  o: {from: t, variables: [NOPE]}\n")
+    with pytest.raises(errors.Config, match="there is no variable 'NOPE'"):
+        templates.render(read(tmp_path / FILE), values, {})
+    target.unlink()
+    target.mkdir()
+    with pytest.raises(errors.State):
+        templates.render(made, values, {"slot": "2"})
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["2.sh"], "nothing half written"
 
 
 # Scopes

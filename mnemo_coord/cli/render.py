@@ -1,0 +1,30 @@
+"""``mnemosyne render``: the files that differ between instances."""
+
+from __future__ import annotations
+
+import click
+
+from mnemo_coord.cli.commands import Common, common
+from mnemo_coord.cli.output import document, line
+
+__all__ = ["command"]
+
+
+@click.command("render")
+@common
+def command(shared: Common) -> int:
+    """Write the files of this checkout's instance from the project's templates, and print their paths.
+
+    Only the variables that a template names are replaced. A file that would be the same is not touched.
+    """
+    from mnemo_coord.cli.here import instance_here
+    from mnemo_coord.instances.templates import render
+
+    project, slot, values = instance_here()
+    filled = {"slot": str(slot.slot), "name": slot.name, "project": project.name}
+    written = [str(path) for path in render(project, values, filled)]
+    if shared.as_json:
+        document(written)
+    for path in written if not shared.as_json else ():
+        line(path)
+    return 0
