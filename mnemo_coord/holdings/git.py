@@ -44,6 +44,8 @@ class Git:
         self._timeout = timeout
         self._executable = executable
         self._named: dict[str, str] = {}
+        self._child: subprocess.Popen[bytes] | None = None
+        self._ended = False
 
     @classmethod
     def of_hook(cls, folder: str | os.PathLike[str], *, timeout: float = _TIMEOUT) -> Git:
@@ -55,14 +57,14 @@ class Git:
         git._named = {name: os.environ[name] for name in _NAMED_TO_HOOKS if name in os.environ}
         return git
 
-    def run(self, *args: str, index: str | None = None) -> str:
-        """What git prints. ``index`` is another index file than the worktree's own.
+    def run(self, *args: str, index: str | None = None, said: str | None = None) -> str:
+        """What git prints. ``index`` is another index file than the worktree's own; ``said`` is what git reads.
 
         Raises:
             errors.Command: git cannot be started, or failed; the message is its own.
             errors.TimedOut: it took too long; it was ended with all that it had started.
         """
-        return self._call(args, index)[1]
+        return self._call(args, index, said)[1]
 
     def succeeds(self, *args: str) -> bool:
         """Whether git exits with 0.
@@ -72,14 +74,22 @@ class Git:
             errors.TimedOut: it took too long.
         """
         try:
-            self._call(args, None)
+            self._call(args, None, None)
         except errors.Command as error:
             if error.returncode is None or error.returncode < 0:
                 raise
             return False
         return True
 
-    def _call(self, args: tuple[str, ...], index: str | None) -> tuple[int, str]:
+    def end(self) -> None:
+        """Ends the git that another thread waits for, with all that it had started, and lets no other begin."""
+        self._ended = True
+        child = self._child
+        if child is not None and child.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+
+    def _call(self, args: tuple[str, ...], index: str | None, said: str | None) -> tuple[int, str]:
         argv = [self._executable, "-c", "core.hooksPath=/dev/null", "-c", "advice.detachedHead=false", *args]
         environment = _environment(os.environ) | self._named | ({"GIT_INDEX_FILE": index} if index else {})
         try:
@@ -87,7 +97,7 @@ class Git:
                 argv,
                 cwd=self.folder,
                 env=environment,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.DEVNULL if said is None else subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 start_new_session=True,
@@ -95,11 +105,20 @@ class Git:
         except OSError as error:
             what = f"{error.filename or self._executable}: {(error.strerror or str(error)).lower()}"
             raise errors.Command(f"git cannot be started: {what}", hint="install git", argv=argv, returncode=None) from None
-        return self._outcome(child, args, argv)
-
-    def _outcome(self, child: subprocess.Popen[bytes], args: tuple[str, ...], argv: list[str]) -> tuple[int, str]:
+        # RACE: whoever ends us looks for the child after saying so, we look whether it was said after naming the child.
+        self._child = child
+        if self._ended:
+            self.end()
         try:
-            out, err = child.communicate(timeout=self._timeout)
+            return self._outcome(child, args, argv, None if said is None else said.encode(errors="surrogateescape"))
+        finally:
+            self._child = None
+
+    def _outcome(
+        self, child: subprocess.Popen[bytes], args: tuple[str, ...], argv: list[str], said: bytes | None
+    ) -> tuple[int, str]:
+        try:
+            out, err = child.communicate(said, timeout=self._timeout)
         except BaseException as error:
             _end(child)
             if isinstance(error, subprocess.TimeoutExpired):
