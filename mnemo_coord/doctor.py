@@ -19,7 +19,7 @@ from mnemo_coord.disk.clock import SystemClock
 from mnemo_coord.disk.state_dir import BRANCHES, WORKTREES, StateDir
 from mnemo_coord.findings import Finding, Severity
 from mnemo_coord.fleet import Fleet
-from mnemo_coord.holdings import branch_view, claims, ports
+from mnemo_coord.holdings import branch_view, claims, edits, ports
 from mnemo_coord.members import heartbeat, reaper, registry, reports
 from mnemo_coord.members.registration import Registration
 from mnemo_coord.messages import leftovers
@@ -113,6 +113,7 @@ def _checks(fleet: Fleet, *, fix: bool, only_stale: bool) -> list[Callable[[], l
         lambda: ports.check(_judged(fleet), fleet.signer),
         lambda: heartbeat.check(fleet.state, fleet.registry.read(), fix=fix),
         partial(reports.check, fleet.state, fleet.lives, fix=fix),
+        partial(edits.check, fleet.state, fleet.lives, fix=fix),
         partial(claims.check, fleet.claims, fix=fix),
         partial(leftovers.check, fleet.queue, fleet.state, fleet.lives, fix=fix),
         partial(_worktrees, fleet, fix=fix),

@@ -20,10 +20,10 @@ from mnemo_coord.findings import Finding, Severity
 __all__ = ["check", "make_way"]
 
 _FOLDERS: Final = re.compile(
-    rf"instances|branches|claims|locks|reports|quarantine|worktrees|{QUEUE}(/tmp|/quarantine|/dead_letter|/[^/]+(/new|/claimed|/bell)?)?"
+    rf"instances|branches|claims|edits|locks|reports|quarantine|worktrees|{QUEUE}(/tmp|/quarantine|/dead_letter|/[^/]+(/new|/claimed|/bell)?)?"
 )
 _FILES: Final = re.compile(
-    rf"secret|(process|branch)_registry\.json|history(\.1)?\.jsonl|(instances|branches|claims|locks|reports)/[^/]+|worktrees/[0-9a-f]{{8}}\.json"
+    rf"secret|(process|branch)_registry\.json|history(\.1)?\.jsonl|(instances|branches|claims|edits|locks|reports)/[^/]+|worktrees/[0-9a-f]{{8}}\.json"
     rf"|{QUEUE}/[^/]+/(bell/bell|acknowledged(\.1)?)"
 )
 _NOT_OURS: Final = (f"{QUARANTINE}/", f"{QUEUE}/{QUARANTINE}/", f"{QUEUE}/dead_letter/")

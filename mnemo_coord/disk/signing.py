@@ -58,6 +58,7 @@ class Purpose(StrEnum):
     SESSION = "session"
     WORKTREE = "worktree"
     BRANCH = "branch"
+    EDITS = "edits"
 
 
 class Signer:

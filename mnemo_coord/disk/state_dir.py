@@ -11,6 +11,7 @@
     ├── claims/                    <hex>.lock, <hex>.json (holdings.claims)
     ├── branch_registry.json       who works on which branch, for people (holdings.branch_view)
     ├── branches/                  <id>.json: the assignments of an instance (holdings.branches)
+    ├── edits/                     <id>.json: the files that an instance is changing (holdings.edits)
     ├── reports/                   <id>.state: what they say of themselves (members.reports)
     ├── locks/                     registry.lock, reaper.lock, doctor.lock: permanent, empty (locks)
     ├── worktrees/                 <id>/, <id>.json: git worktrees of instances (holdings.worktrees)
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BRANCHES",
     "CLAIMS",
+    "EDITS",
     "INSTANCES",
     "LOCKS",
     "NAME",
@@ -61,6 +63,7 @@ INSTANCES: Final = "instances"
 QUEUE: Final = "coordination_queue"
 BRANCHES: Final = "branches"
 CLAIMS: Final = "claims"
+EDITS: Final = "edits"
 LOCKS: Final = "locks"
 REPORTS: Final = "reports"
 WORKTREES: Final = "worktrees"

@@ -28,10 +28,12 @@ from mnemo_coord.disk.clock import Clock, rfc3339
 from mnemo_coord.disk.files import CrashPoint
 from mnemo_coord.disk.signing import Purpose, Signer
 from mnemo_coord.disk.state_dir import BRANCHES, StateDir
-from mnemo_coord.holdings import branch_view
+from mnemo_coord.holdings import branch_view, edits
 from mnemo_coord.holdings.assignments import Assignment, read, read_all
 from mnemo_coord.holdings.branch_view import BranchState
+from mnemo_coord.holdings.checkout import git_folder
 from mnemo_coord.holdings.claims import ClaimKind, Claims
+from mnemo_coord.holdings.edit_collisions import all_collisions, shown
 from mnemo_coord.holdings.git import Git, check_branch
 from mnemo_coord.holdings.occupancy import BranchConflict, Decision, conflict, decide
 from mnemo_coord.holdings.risks import listing
@@ -67,6 +69,7 @@ class Branches:
         self.critical = tuple(critical)
         self._reminder = reminder
         self._patience = patience
+        self._repository: str | None = None
 
     def _git(self) -> Git:
         return Git(self.state.path.parent, timeout=_GIT_TIMEOUT)
@@ -230,11 +233,25 @@ class Branches:
         ]
 
     def conflicts(self) -> list[BranchConflict]:
-        """What is between instances that are on one branch now: warnings, and what was consented to or bypassed."""
+        """What is between instances that are on one branch now: warnings, and what was consented to or bypassed.
+
+        And the files that two of them are changing.
+        """
         held = self.assignments()
         pairs = ((later, earlier) for index, later in enumerate(held) for earlier in held[:index])
         found = (conflict(later, earlier, self.critical) for later, earlier in pairs if later.branch == earlier.branch)
-        return [one for one in found if one is not None]
+        return [*(one for one in found if one is not None), *self._collisions(held)]
+
+    def _collisions(self, held: list[Assignment]) -> list[BranchConflict]:
+        said = edits.read_all(self.state, self.signer)
+        living = {instance_id: one for instance_id, one in said.items() if one.files and self.lives(instance_id)}
+        return [shown(one) for one in all_collisions(living, self.by_repository(held), self.critical)] if living else []
+
+    def by_repository(self, held: Sequence[Assignment]) -> dict[str, Sequence[Assignment]]:
+        """The assignments under the git folder of the repository whose branches they are of."""
+        if self._repository is None and held:
+            self._repository = git_folder(self.state.path.parent)
+        return {self._repository: held} if self._repository else {}
 
     def obstacles(self, wish: Assignment) -> tuple[BranchConflict, ...]:
         """Who would keep a wish from being granted now."""
