@@ -306,6 +306,10 @@ class Coordinator:
         """See `mnemo_coord.Coordinator.open_worktree`."""
         return await asyncio.to_thread(self.sync.open_worktree, branch, base=base)
 
+    async def watch_edits(self, path: str | os.PathLike[str] | None = None) -> Callable[[], None]:
+        """See `mnemo_coord.Coordinator.watch_edits`; the function that ends it may wait for two seconds."""
+        return await asyncio.to_thread(self.sync.watch_edits, path)
+
     @property
     def branches(self) -> AsyncBranchWork:
         """See `mnemo_coord.Coordinator.branches`."""

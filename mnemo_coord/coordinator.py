@@ -311,6 +311,24 @@ class Coordinator:
         """
         return self._here.open_worktree(branch, base)
 
+    @errors.translated
+    def watch_edits(self, path: str | os.PathLike[str] | None = None) -> Callable[[], None]:
+        """Watches the checkout around a folder, and tells the others which of its files this instance is changing.
+
+        In return it learns of files that another is changing, too, or holds: as `edits_collided` events, and, from who came
+        later, as a ``ConflictNotification``. What git ignores is not looked at. One checkout at a time: a second call takes
+        the place of the first. Returns the function that ends it; leaving the fleet does, too.
+
+        Args:
+            path: by default the worktree of this instance, if it has one, else the current directory.
+
+        Raises:
+            errors.NotFound: there is no checkout of a git repository around it.
+            errors.Command: git is missing, too old, or refuses.
+            errors.TimedOut: git took longer than three seconds.
+        """
+        return self._here.watch_edits(path)
+
     @property
     def branches(self) -> BranchWork:
         """What this instance does on branches: ``join``, ``switch``, ``release``, ``status``, ``conflicts``, ``answer``."""

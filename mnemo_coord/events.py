@@ -39,6 +39,7 @@ class EventKind(StrEnum):
     WORKTREE_REMOVED = "worktree_removed"
     BRANCH_JOINED = "branch_joined"
     BRANCH_RELEASED = "branch_released"
+    EDITS_COLLIDED = "edits_collided"
     FINDING_FOUND = "finding_found"
     FINDING_FIXED = "finding_fixed"
     AGENT_STATE = "agent_state"

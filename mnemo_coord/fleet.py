@@ -18,7 +18,7 @@ from mnemo_coord.disk import signing
 from mnemo_coord.disk.clock import Clock, SystemClock, rfc3339
 from mnemo_coord.disk.state_dir import BRANCHES, StateDir
 from mnemo_coord.events import Broadcaster
-from mnemo_coord.holdings import assignments
+from mnemo_coord.holdings import assignments, edits
 from mnemo_coord.holdings.branch_news import BranchNews
 from mnemo_coord.holdings.claims import Claims
 from mnemo_coord.holdings.made import Made, made_for_all
@@ -39,6 +39,7 @@ from mnemo_coord.settings import Settings, resolve
 
 if TYPE_CHECKING:
     from mnemo_coord.holdings.branches import Branches
+    from mnemo_coord.holdings.edit_news import EditNews
     from mnemo_coord.holdings.worktrees import Worktrees
 
 __all__ = ["Fleet"]
@@ -59,7 +60,8 @@ class Fleet:
         self.fates = Fates(self.mailboxes, self.signer, clock)
         self.sender = Sender(self.mailboxes, self.signer, clock, settings, self.events)
         self.claims = Claims(state, self.signer, clock)
-        releases = (self.queue.release_of, self.claims.release_of, partial(reports.remove, state), self.release_branches)
+        said = (partial(reports.remove, state), partial(edits.remove, state))
+        releases = (self.queue.release_of, self.claims.release_of, *said, self.release_branches)
         self.reaper = Reaper(self.registry, clock, releases, settings.stalled_after)
         self._holders: tuple[Entries | None, dict[str, list[Registration]]] = (None, {})
 
@@ -91,6 +93,13 @@ class Fleet:
     def branch_news(self) -> BranchNews:
         """What changes in it, as events."""
         return BranchNews(self.state, self.signer, self.events)
+
+    @cached_property
+    def edit_news(self) -> EditNews:
+        """Which files two are changing, as events."""
+        from mnemo_coord.holdings.edit_news import EditNews
+
+        return EditNews(self.branches, self.events)
 
     def release_branches(self, instance_id: str) -> None:
         """Removes what an instance had of branches. Most have nothing, and load nothing for it."""

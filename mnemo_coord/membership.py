@@ -22,10 +22,12 @@ from mnemo_coord.disk.bells import Bells
 from mnemo_coord.disk.clock import rfc3339
 from mnemo_coord.disk.file_system import unreliable_file_system
 from mnemo_coord.disk.files import CrashPoint
-from mnemo_coord.disk.state_dir import BRANCHES, INSTANCES, REPORTS
+from mnemo_coord.disk.state_dir import BRANCHES, EDITS, INSTANCES, REPORTS
 from mnemo_coord.disk.watch import Change, Watch
+from mnemo_coord.edit_watch import EditWatch
 from mnemo_coord.events import Event, EventKind
 from mnemo_coord.fleet import Fleet
+from mnemo_coord.holdings import edits
 from mnemo_coord.holdings.claims import Claim, ClaimKind
 from mnemo_coord.holdings.election import Candidacy, campaign
 from mnemo_coord.loops import Loop
@@ -77,6 +79,7 @@ class Membership:
         self._looking = Loop("lookout", self._look_step)
         self._bells = Bells(fleet.state, self._watch, self._looking.wake)
         self.branches = BranchWork(fleet, self.instance_id, roles, self._ask)
+        self._edits = EditWatch(fleet, self.instance_id)
         self._polled = float("-inf")
         self._looked = fleet.clock.age_ns()
         self._lenient_until = 0
@@ -227,6 +230,7 @@ class Membership:
         self._looked = now
         self._hearing.hear(self._bells.rung(REPORTS))
         self.fleet.branch_news.hear(self._bells.rung(BRANCHES))
+        self.fleet.edit_news.hear(self._bells.rung(EDITS))
         left = self._polled + settings.poll_interval - time.monotonic()
         poll = left <= 0
         again = self._lookout.look(self._bells.rung(INSTANCES), poll=poll, judge_stalled=now >= self._lenient_until)
@@ -240,21 +244,37 @@ class Membership:
         return left if again is None else min(again, left)
 
     def _heed(self) -> None:
-        """Has the kernel wake us at every death if we are a scout, or somebody here wants to be told; at reports only then."""
+        """Has the kernel wake us at every death if we are a scout, or somebody here wants to be told; at reports only then.
+
+        At what others change also while we say what we do.
+        """
         asked = self.fleet.events.has_subscribers
         self._bells.heed(INSTANCES, Change.CLOSED, wanted=self._lookout.is_scout or asked)
-        for folder, hear_all in ((REPORTS, self._hearing.hear_all), (BRANCHES, self.fleet.branch_news.hear_all)):
-            self._bells.heed(folder, Change.TOUCHED, wanted=asked)
-            if asked:
+        for folder, hear_all, wanted in (
+            (REPORTS, self._hearing.hear_all, asked),
+            (BRANCHES, self.fleet.branch_news.hear_all, asked),
+            (EDITS, self.fleet.edit_news.hear_all, asked or self._edits.active),
+        ):
+            self._bells.heed(folder, Change.TOUCHED, wanted=wanted)
+            if wanted:
                 with suppress(OSError, errors.State):  # what lies there instead is the doctor's to tell
                     hear_all()
 
     def on_event(self, callback: Callable[[Event], None]) -> Callable[[], None]:
         """See `mnemo_coord.Coordinator.on_event`."""
         unsubscribe = self.fleet.events.subscribe(callback)
+        self._poll_now()
+        return unsubscribe
+
+    def _poll_now(self) -> None:
         self._polled = float("-inf")
         self._looking.wake()
-        return unsubscribe
+
+    def watch_edits(self, path: str | os.PathLike[str] | None) -> Callable[[], None]:
+        """See `mnemo_coord.Coordinator.watch_edits`."""
+        end = self._edits.watch(path or self.registration.worktree_path or os.getcwd())
+        self._poll_now()
+        return end
 
     def report(self, state: str, text: str) -> reports.AgentReport:
         """See `mnemo_coord.Coordinator.report`."""
@@ -346,7 +366,7 @@ class Membership:
         self.fleet.close()
 
     def _stop_loops(self) -> None:
-        for part in (self.receiver, self._beating, self._looking):
+        for part in (self._edits, self.receiver, self._beating, self._looking):
             part.stop()
 
     def _release_claims(self) -> None:
@@ -365,6 +385,7 @@ class Membership:
         self._traffic.remove()
         token.remove(self.fleet.state, self.instance_id)
         reports.remove(self.fleet.state, self.instance_id)
+        edits.remove(self.fleet.state, self.instance_id)
 
     def _remove_record(self) -> None:
         self.fleet.registry.remove(self.registration, EventKind.INSTANCE_LEFT)

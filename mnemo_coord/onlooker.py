@@ -29,6 +29,7 @@ class Onlooker:
         self._hearing = Hearing(fleet.state, fleet.signer, fleet.events)
         self._hearing.hear_all()  # what was said before it came is no news
         fleet.branch_news.hear_all()
+        fleet.edit_news.hear_all()
         self._told = fleet.events.last_id
         self._version = history.version(fleet.state)
         self.past = tuple(fleet.departed())
@@ -59,6 +60,7 @@ class Onlooker:
             self._version, self._known = version, set(facts)
         self._hearing.hear_all()
         self._fleet.branch_news.hear_all()
+        self._fleet.edit_news.hear_all()
         news = events.since(self._told)
         self._told = events.last_id
         return news

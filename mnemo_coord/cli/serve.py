@@ -52,6 +52,7 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     help="Work in a git worktree of its own. [true inside a linked worktree]",
 )
 @click.option("--branch", metavar="BRANCH", help="What to check out there; by default a new one, mnemosyne/<id>.")
+@click.option("--watch-edits", is_flag=True, help="Tell the others which files are being changed in the checkout it works in.")
 @click.option("-v", "--verbose", is_flag=True, help="Log what is only of interest when something is odd.")
 @common
 def command(
@@ -62,6 +63,7 @@ def command(
     roles: tuple[str, ...],
     worktree: bool | None,
     branch: str | None,
+    watch_edits: bool,
     verbose: bool,
     **flags: Any,
 ) -> int:
@@ -85,6 +87,8 @@ def command(
         _watch(me, as_json=shared.as_json)
         api = _serve_api(me, listener) if with_api else None
         _work_in_a_worktree(me, branch, asked=worktree)
+        if watch_edits:
+            me.watch_edits()
         _log.info("Instance %s is in the fleet at %s", _title(me), me.fleet.state.path)
         wait_for_signal()
         _log.info("Instance %s is leaving", _title(me))
@@ -165,6 +169,8 @@ def _serve_api(me: Coordinator, listener: Listener | None) -> ApiServer | None:
 
 
 def _watch(me: Coordinator, *, as_json: bool) -> None:
+    from mnemo_coord.events import EventKind
+
     def log_message(message: Message) -> None:
         receiver = "everybody" if message.to_agent is None else message.to_agent
         _log.info("Message %s from %s to %s (%s)", message.message_type, message.from_agent, receiver, message.id)
@@ -173,6 +179,8 @@ def _watch(me: Coordinator, *, as_json: bool) -> None:
 
     def log_event(event: Event) -> None:
         with suppress(KeyError):
+            if event.kind == EventKind.EDITS_COLLIDED:
+                _log.warning("Instance %s, %s: %s", event.instance_id, event.data["reason"], " ".join(event.data["files"]))
             level, text = _SENTENCES[event.kind]
             name = event.data.get("name")
             who = f"{event.instance_id} ({name})" if name else event.instance_id
