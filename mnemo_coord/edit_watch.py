@@ -57,6 +57,7 @@ class EditWatch:
     def __init__(self, fleet: Fleet, instance_id: str) -> None:
         self._fleet = fleet
         self._id = instance_id
+        self._news = fleet.edit_news  # made before there are threads that would each make one
         self._watching: _Watching | None = None
         self._lock = threading.Lock()
         self._over = False
@@ -93,7 +94,7 @@ class EditWatch:
             watching.stop()
             with suppress(OSError, errors.State):
                 edits.remove(self._fleet.state, self._id)
-            self._fleet.edit_news.forget(self._id)
+            self._news.forget(self._id)
 
     def stop(self) -> None:
         """Ends it for good; the record is left to whoever leaves."""
@@ -162,6 +163,10 @@ class _Watching:
     def _look(self, *, blind: bool) -> None:
         # RACE: forgotten before git is asked, so that what changes meanwhile has it asked again.
         self._first, survey, self._survey = None, self._survey or blind, False
+        if not os.path.isdir(self._checkout.root):
+            self._folders.stop()
+            self._say(self._draw_up([]))
+            return
         try:
             if survey:
                 self._branch = self._checkout.branch()
@@ -170,8 +175,10 @@ class _Watching:
         except BaseException:
             self._survey = True
             raise
-        checkout = self._checkout
-        self._say(edits.drawn_up(self._id, checkout.root, checkout.repository, self._branch, changed))
+        self._say(self._draw_up(changed))
+
+    def _draw_up(self, changed: list[str]) -> Edits:
+        return edits.drawn_up(self._id, self._checkout.root, self._checkout.repository, self._branch, changed)
 
     def _arm(self) -> None:
         """Watches the folders that are worth it, or, where there are too many or the kernel refuses, none for a minute."""

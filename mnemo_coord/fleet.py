@@ -21,6 +21,7 @@ from mnemo_coord.events import Broadcaster
 from mnemo_coord.holdings import assignments, edits
 from mnemo_coord.holdings.branch_news import BranchNews
 from mnemo_coord.holdings.claims import Claims
+from mnemo_coord.holdings.edit_news import EditNews
 from mnemo_coord.holdings.made import Made, made_for_all
 from mnemo_coord.members import heartbeat, history, liveness, reports
 from mnemo_coord.members.identity import check_name, is_id
@@ -39,7 +40,6 @@ from mnemo_coord.settings import Settings, resolve
 
 if TYPE_CHECKING:
     from mnemo_coord.holdings.branches import Branches
-    from mnemo_coord.holdings.edit_news import EditNews
     from mnemo_coord.holdings.worktrees import Worktrees
 
 __all__ = ["Fleet"]
@@ -97,9 +97,7 @@ class Fleet:
     @cached_property
     def edit_news(self) -> EditNews:
         """Which files two are changing, as events."""
-        from mnemo_coord.holdings.edit_news import EditNews
-
-        return EditNews(self.branches, self.events)
+        return EditNews(self.state, self.signer, self.events, lambda: self.branches)
 
     def release_branches(self, instance_id: str) -> None:
         """Removes what an instance had of branches. Most have nothing, and load nothing for it."""

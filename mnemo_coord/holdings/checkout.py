@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Self
 
 from mnemo_coord import errors
@@ -128,10 +129,19 @@ def folders_around(paths: Iterable[str]) -> set[str]:
     return found
 
 
-def git_folder(folder: str | os.PathLike[str]) -> str | None:
-    """The folder that all checkouts of the repository around a folder share; None where there is none, or git is missing."""
-    with suppress(errors.CoordinationError):
-        return _common(Git(folder, timeout=_FIRST_TIMEOUT))
+def git_folder(start: Path) -> str | None:
+    """The folder that all checkouts of the repository around a folder share; None outside of one.
+
+    Read off the files, as gitrepository-layout(5) gives them: whoever asks must not wait for a git that hangs.
+    """
+    for folder in (start, *start.parents):
+        marker = folder / ".git"
+        if marker.is_dir():
+            return os.path.realpath(marker)
+        with suppress(OSError, ValueError):
+            admin = folder / marker.read_text(errors="surrogateescape")[:4096].partition(":")[2].strip()
+            common = admin / "commondir"
+            return os.path.realpath(admin / common.read_text(errors="surrogateescape").strip() if common.is_file() else admin)
     return None
 
 

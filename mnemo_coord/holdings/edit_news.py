@@ -6,13 +6,14 @@ That a collision is over is not said; when it comes again, it is news again.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from mnemo_coord import errors
 from mnemo_coord.disk.bells import Versions
-from mnemo_coord.disk.state_dir import EDITS
+from mnemo_coord.disk.signing import Signer
+from mnemo_coord.disk.state_dir import EDITS, StateDir
 from mnemo_coord.events import Broadcaster, EventKind
 from mnemo_coord.holdings import edits
 from mnemo_coord.holdings.edit_collisions import narrowed, shared, shown, trespasses
@@ -36,10 +37,13 @@ class EditNews:
     What this process changes itself it tells (`tell`) before it writes it down, and never reads it from the files.
     """
 
-    def __init__(self, branches: Branches, events: Broadcaster) -> None:
-        self._branches = branches
+    def __init__(self, state: StateDir, signer: Signer, events: Broadcaster, branches: Callable[[], Branches]) -> None:
+        """``branches`` is called when there is something to judge: most never load what it needs."""
+        self._state = state
+        self._signer = signer
         self._events = events
-        self._versions = Versions(branches.state, EDITS)
+        self._branches = branches
+        self._versions = Versions(state, EDITS)
         self._said: dict[str, Edits] = {}
         self._own = ""
         self._known: dict[_Key, frozenset[str]] = {}
@@ -89,12 +93,12 @@ class EditNews:
             owner = name.removesuffix(_SUFFIX)
             if owner in {name, self._own} or not is_id(owner):
                 continue
-            found = edits.read(self._branches.state, self._branches.signer, owner)
+            found = edits.read(self._state, self._signer, owner)
             if found is not None:
                 heard.add(name)
                 self._said[owner] = found
                 changed.append(found)
-            elif not edits.is_there(self._branches.state, owner):
+            elif not edits.is_there(self._state, owner):
                 self.forget(owner)
         return heard, self._judge(changed) if changed else []
 
@@ -109,12 +113,13 @@ class EditNews:
 
     def _held(self) -> dict[str, Sequence[Assignment]]:
         with suppress(errors.CoordinationError, OSError):
-            return self._branches.by_repository(self._branches.assignments())
+            branches = self._branches()
+            return branches.by_repository(branches.assignments())
         return {}
 
     def _news(self, own: Edits, held: Sequence[Assignment]) -> list[BranchConflict]:
         """What is between one and the others, and was not before."""
-        critical, others = self._branches.critical, list(self._said.values())
+        critical, others = self._branches().critical, list(self._said.values())
         both = shared(own, others, critical)
         found = {_pair(one): one for one in both}
         found |= {(one.instance_id, one.other, "holds"): one for one in trespasses(own, others, held, both, critical)}
@@ -123,7 +128,7 @@ class EditNews:
         news = []
         for key, one in found.items():
             fresh = set(one.files) - before.get(key, frozenset())
-            if fresh and not self._branches.lives(one.other):
+            if fresh and not self._branches().lives(one.other):
                 continue
             self._known[key] = frozenset(one.files)
             if fresh:
