@@ -101,6 +101,11 @@ def _joined(event: _Event) -> str:
     return ": ".join(part for part in (sentence, few(event.data)) if part)
 
 
+def _collided(event: _Event) -> str:
+    sentence = f"{event.who()} and {named(event.part('other'), event.known)} are changing the same files"
+    return ": ".join(part for part in (sentence, few(event.data)) if part)
+
+
 def _state(event: _Event) -> str:
     more = f": {event.part('text')}" if event.part("text") else ""
     return f"{event.who()} is {event.part('state') or 'in an unknown state'}{more}"
@@ -134,6 +139,7 @@ _SENTENCES: Final[dict[str, tuple[str, Callable[[_Event], str]]]] = {
     "worktree_removed": ("", _place("removed its worktree")),
     "branch_joined": ("good", _joined),
     "branch_released": ("", lambda event: f"{event.who()} no longer works on {event.part('branch') or 'a branch'}"),
+    "edits_collided": ("bad", _collided),
     "finding_found": ("warn", _found("Found")),
     "finding_fixed": ("good", _found("Fixed")),
     "agent_state": ("", _state),
@@ -151,7 +157,7 @@ def told(data: dict[str, Any], known: dict[str, str]) -> Entry:
 
 def _about(event: _Event) -> frozenset[str]:
     ids = {name: key for key, name in event.known.items()}
-    said = {event.instance_id, *(event.part(key) for key in ("from_agent", "to", "name", "subject"))}
+    said = {event.instance_id, *(event.part(key) for key in ("from_agent", "to", "name", "subject", "other"))}
     both = said | {event.known.get(one, "") for one in said} | {ids.get(one, "") for one in said}
     return frozenset(both - {""})
 

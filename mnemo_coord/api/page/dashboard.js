@@ -282,6 +282,85 @@
       case "worktree_added": return [who(id), " works in ", text(data.path, 200), data.branch ? ", on the branch " : "", data.branch ? text(data.branch, 80) : "", "."];
       case "worktree_removed": return [who(id), " removed its worktree ", text(data.path, 200), "."];
       case "branch_joined": case "branch_released": return branchSentence(kind, data, id, text);
+      case "edits_collided": return [who(id), " and ", who(data.other), " are changing the same files", Array.isArray(data.files) && data.files.length ? ": " : ".", Array.isArray(data.files) ? text(data.files.join(", "), 200) : ""];
+      case "finding_found": state.findings.set(findingKey(data), data); break;
+      case "finding_fixed": state.findings.delete(findingKey(data)); break;
+      case "message_dead_lettered": state.deadLettered += 1; break;
+      case "message_quarantined": state.refused += 1; break;
+      case "message_received": if (data.from_agent && id) noteMessage(data.from_agent, id, data.id, true); return;
+      case "message_sent": applySent(data); return;
+      default: return;
+    }
+    const draw = URGENT.has(event.kind) ? scheduleNow : schedule;
+    draw("header", "attention", "picture", "instances");
+  }
+  const URGENT = new Set(["instance_registered", "instance_stalled", "instance_recovered", "instance_died", "instance_left"]);
+
+  function applySent(data) {
+    if (!data.from_agent) return;
+    if (data.to === null || data.to === undefined) {
+      for (const id of state.instances.keys()) if (id !== data.from_agent && picture.nodes.has(id)) noteMessage(data.from_agent, id, data.id, false);
+    } else if (instanceAt(data.to)) noteMessage(data.from_agent, instanceAt(data.to), data.id, false);
+  }
+
+  function takeEvent(event) {
+    applyEvent(event);
+    if (Number.isFinite(event.id)) state.lastEventId = event.id;
+    keepEvent(event);
+  }
+
+  function keepEvent(event) {
+    const kind = String(event.kind);
+    const entry = { key: ++state.serial, id: event.id, kind, at: event.at, tone: toneOf(kind, event.data || {}), parts: sentence(kind, event.data || {}, event.instance_id), find: "" };
+    const data = event.data || {};
+    entry.find = [event.instance_id, state.instances.get(event.instance_id)?.name, data.name, data.from_agent, data.to, data.subject].filter(Boolean).join(" ").toLowerCase();
+    state.events.unshift(entry);
+    state.events.length = Math.min(state.events.length, MAX_EVENTS);
+    if (state.paused) state.held += 1;
+    addKind(kind);
+    schedule("events");
+  }
+
+  // Who came, left and died before the page was opened: an empty list would say that nothing has happened.
+  function recall(past) {
+    if (state.recalled) return;
+    state.recalled = true;
+    for (const fact of past) keepEvent({ id: `past-${++state.serial}`, kind: fact.kind, at: fact.at, instance_id: fact.instance_id, data: { name: fact.name, pid: fact.pid } });
+  }
+
+  function noteMissed(lastId) {
+    if (!Number.isFinite(lastId)) return;
+    if (state.lastEventId !== null && state.overview.instance_id === state.server && lastId > state.lastEventId) {
+      keepEvent({ id: `gap-${lastId}`, kind: "gap", at: state.overview.at, data: { missed: lastId - state.lastEventId } });
+    }
+    state.lastEventId = lastId;
+    state.server = state.overview.instance_id;
+  }
+
+  // ---- one plain sentence for each kind ----------------------------------------------------------------------------------------------------------
+  function sentence(kind, data, id) {
+    const text = (value, limit) => bdi(clean(value, limit), clean(value, 2000).length > (limit || 300) ? clean(value, 2000) : "");
+    const me = () => (data.name ? el("b", "", bdi(clean(data.name, 80), clean(id))) : who(id));
+    const type = () => text(data.message_type || "a message", 80);
+    switch (kind) {
+      case "instance_registered": return [me(), " joined", data.pid ? ` (pid ${clean(data.pid, 12)})` : "", "."];
+      case "instance_stalled": return [me(), " has stalled: its heartbeat is late."];
+      case "instance_recovered": return [me(), " is back: its heart beats again."];
+      case "instance_died": return [me(), " died", data.pid ? ` (pid ${clean(data.pid, 12)})` : "", "."];
+      case "instance_left": return [me(), " left."];
+      case "message_sent": return [who(data.from_agent), " sent ", type(), " to ", data.to ? who(data.to) : "everyone", "."];
+      case "message_received": return [who(id), " received ", type(), " from ", who(data.from_agent), data.delivery > 1 ? ` (attempt ${clean(data.delivery, 6)}).` : "."];
+      case "message_acknowledged": return [data.to ? who(data.to) : who(id), " is done with ", type(), " from ", who(data.from_agent), "."];
+      case "message_dead_lettered": return ["A message was given up and set aside: ", text(data.reason), " (", text(data.file, 80), ")."];
+      case "message_quarantined": return ["A message was refused: ", text(data.reason), " (", text(data.file, 80), ")."];
+      case "port_taken": return [who(id), ": port ", text(data.port, 12), " is taken", data.url ? " (" : "", data.url ? text(data.url, 80) : "", data.url ? ")." : "."];
+      case "worktree_added": return [who(id), " works in ", text(data.path, 200), data.branch ? ", on the branch " : "", data.branch ? text(data.branch, 80) : "", "."];
+      case "worktree_removed": return [who(id), " removed its worktree ", text(data.path, 200), "."];
+      case "branch_joined": case "branch_released": return branchSentence(kind, data, id, text);
+      case "edits_collided": {
+        const files = Array.isArray(data.files) ? data.files : [];
+        return [who(id), " and ", who(data.other), " both change ", files.length ? text(files.slice(0, 3).join(", "), 200) : "a file", files.length > 3 ? ` and ${files.length - 3} more.` : "."];
+      }
       case "finding_found": return ["Found: ", text(data.message || data.code)];
       case "finding_fixed": return ["Mended: ", text(data.message || data.code)];
       case "agent_state": return [who(id), " ", stateSays(data.state), data.text ? ": " : ".", data.text ? text(data.text) : ""];
@@ -295,7 +374,7 @@
   }
 
   function toneOf(kind, data) {
-    if (kind === "instance_died" || (kind === "agent_state" && data.state === "stuck")) return "bad";
+    if (kind === "instance_died" || kind === "edits_collided" || (kind === "agent_state" && data.state === "stuck")) return "bad";
     if (["instance_stalled", "message_dead_lettered", "message_quarantined", "gap"].includes(kind)) return "warn";
     if (kind === "agent_state" && data.state === "waiting") return "warn";
     return kind === "finding_found" && data.severity !== "notice" ? (data.severity === "error" ? "bad" : "warn") : "";
