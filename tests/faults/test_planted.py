@@ -157,6 +157,8 @@ PLACES: dict[str, Callable[[Used], str]] = {
     "claim's lock": lambda used: f"claims/name-{b'inbox'.hex()}.lock",
     "reports": lambda used: "reports",
     "report": lambda used: f"reports/{used.dead}.state",
+    "edits": lambda used: "edits",
+    "edits' record": lambda used: f"edits/{used.dead}.json",
     "traffic": lambda used: f"instances/{used.dead}.traffic",
     "token": lambda used: f"instances/{used.dead}.token",
     "worktrees": lambda used: "worktrees",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from mnemo_coord.disk.state_dir import StateDir
 from mnemo_coord.edit_watch import _payload, settled_in
 from mnemo_coord.holdings import edits
 from mnemo_coord.holdings.assignments import Assignment, Intent, Mode
-from mnemo_coord.holdings.checkout import changed_paths, folders_around
+from mnemo_coord.holdings.checkout import Checkout, changed_paths, folders_around, git_folder
 from mnemo_coord.holdings.edit_collisions import all_collisions, collisions, narrowed, shown
 from mnemo_coord.holdings.edits import Edits, drawn_up, meant, spelled
 
@@ -121,6 +122,21 @@ def test_what_git_says_is_changed() -> None:
     assert changed_paths("") == []
 
 
+def test_the_repository_is_found_without_git(tmp_path: Path) -> None:
+    def git(*argv: str) -> None:
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *argv], cwd=tmp_path, check=True)
+
+    git("init", "-q", "main")
+    git("-C", "main", "commit", "-q", "--allow-empty", "-m", "first")
+    git("-C", "main", "worktree", "add", "-q", str(tmp_path / "linked"))
+    for place in ("main", "linked"):
+        (tmp_path / place / "in").mkdir()
+        assert (
+            git_folder(tmp_path / place / "in") == Checkout.around(tmp_path / place).repository == str(tmp_path / "main/.git")
+        )
+    assert git_folder(tmp_path) is None
+
+
 def test_folders_around_files() -> None:
     assert folders_around([]) == {""}
     assert folders_around(["a", "b/c/d", "b/e"]) == {"", "b", "b/c"}
@@ -211,15 +227,15 @@ def test_folders_ring_for_every_change_and_for_no_reader(tmp_path: Path) -> None
     assert folders.sound
     (tmp_path / "in" / "f").read_text()
     os.listdir(tmp_path / "in")
-    for change in (
-        lambda: (tmp_path / "in" / "f").write_text("y"), lambda: (tmp_path / "in" / "f").chmod(0o700),
-        lambda: (tmp_path / "in" / "f").rename(tmp_path / "in" / "g"), lambda: (tmp_path / "in" / "g").rename(tmp_path / "out" / "g"),
-        lambda: (tmp_path / "out" / "g").rename(tmp_path / "in" / "h"), lambda: (tmp_path / "in" / "h").unlink(),
-        lambda: (tmp_path / "in" / "d").mkdir(), lambda: (tmp_path / "in" / "d").rmdir(),
+    inner, outer = tmp_path / "in", tmp_path / "out"
+    for change, *args in (
+        ((inner / "f").write_text, "y"), ((inner / "f").chmod, 0o700), ((inner / "f").rename, inner / "g"),
+        ((inner / "g").rename, outer / "g"), ((outer / "g").rename, inner / "h"), ((inner / "h").unlink,),
+        ((inner / "d").mkdir,), ((inner / "d").rmdir,),
     ):  # fmt: skip
         assert [one for one in rung if one[1] not in {"f", "g", "h", "d"}] == []
         rung.clear()
-        change()
+        change(*args)
         support.wait_until(lambda: rung, 5)
     rung.clear()
     (tmp_path / "in").rename(tmp_path / "moved")
