@@ -111,6 +111,7 @@ class _Watching:
         self._fleet = fleet
         self._id = instance_id
         self._checkout = checkout
+        self._news = fleet.edit_news
         self._folders = Folders(self.ring)
         self._loop = Loop("watch of edits", self._step)
         self._first: float | None = None
@@ -201,24 +202,26 @@ class _Watching:
 
     def _say(self, said: Edits) -> None:
         """Writes down what is changed if it is news, or the record is gone, and tells those that it is between."""
-        news, key = self._fleet.edit_news, self._fleet.signer.key_id
+        key = self._fleet.signer.key_id
         if self._written == (said, key) and edits.is_there(self._fleet.state, self._id):
-            news.tell(said)
-            return
-        before = self._written[0].known if self._written else frozenset()
+            found = self._news.tell(said)  # somebody may have joined the branch
+        else:
+            found = self._write(said)
+            self._written = (said, key)
+        for one in found:
+            self._notify(one)
+
+    def _write(self, said: Edits) -> list[BranchConflict]:
+        """Returns what has come to be between this one and others."""
         with ExitStack() as stack:
             with suppress(errors.TimedOut):  # then both may send
                 stack.enter_context(locks.hold(self._fleet.state, "edits", _LOCK_PATIENCE))
-            # Who is first in the lock says nothing; who is second finds the other's record, and sends.
-            news.hear_all()
-            found = news.tell(said)
-            if self._stopping:
-                return
-            edits.write(self._fleet.state, self._fleet.signer, said)
-            self._written = (said, key)
-        for one in found:
-            if one.instance_id == self._id and not before.issuperset(one.files):
-                self._notify(one)
+            # RACE: who is first in the lock says nothing; who is second finds the other's record, and sends.
+            self._news.hear_all()
+            found = self._news.tell(said)
+            if not self._stopping:
+                edits.write(self._fleet.state, self._fleet.signer, said)
+        return found
 
     def _notify(self, found: BranchConflict) -> None:
         with suppress(errors.CoordinationError):  # it may be gone

@@ -244,10 +244,7 @@ class Membership:
         return left if again is None else min(again, left)
 
     def _heed(self) -> None:
-        """Has the kernel wake us at every death if we are a scout, or somebody here wants to be told; at reports only then.
-
-        At what others change also while we say what we do.
-        """
+        """Has the kernel wake us: at deaths if we are a scout, or somebody here is to be told; at what is said only then."""
         asked = self.fleet.events.has_subscribers
         self._bells.heed(INSTANCES, Change.CLOSED, wanted=self._lookout.is_scout or asked)
         for folder, hear_all, wanted in (
