@@ -191,20 +191,44 @@ def test_new_folders_renames_and_deletions(root: Path, linked: Path, two: tuple[
     one.changes()
 
 
+def test_a_folder_made_while_its_parent_was_not_watched_yet(
+    state_dir: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    survey = checkout.Checkout.folders
+
+    def folders(self: checkout.Checkout) -> set[str]:
+        found = survey(self)
+        if "new" in found:
+            (root / "new" / "inner").mkdir(exist_ok=True)
+        return found
+
+    monkeypatch.setattr(checkout.Checkout, "folders", folders)
+    with Coordinator(state_dir, settings=FAST) as me:
+        found = lambda: edits.read(me.fleet.state, me.fleet.signer, me.instance_id)  # noqa: E731
+        me.watch_edits(root)
+        support.wait_until(found)
+        (root / "new").mkdir()
+        (root / "a").write_text("x")
+        support.wait_until(lambda: (said := found()) and said.files == ("a",))
+        (root / "new/inner/f").write_text("x")
+        support.wait_until(lambda: (said := found()) and said.files == ("a", "new/inner/f"), 10)
+
+
 def test_what_is_ignored_is_not_looked_at(state_dir: Path, root: Path, linked: Path, two: tuple[Watcher, Watcher]) -> None:
     before = [watches(who.pid) for who in two]
     for place in (root, linked):
         for number in range(5000):
             (place / "node_modules" / str(number)).mkdir(parents=True)
+            (place / "new" / "node_modules" / str(number)).mkdir(parents=True)
         (place / "node_modules/1/f").write_text("x")
         (place / "x.log").write_text("x")
         (place / f"end-{place.name}").touch()
     two[0].changes(f"end-{root.name}")
     two[1].changes(f"end-{linked.name}")
-    assert [watches(who.pid) for who in two] == before
+    support.wait_until(lambda: [watches(who.pid) for who in two] == [number + 1 for number in before], what="new/ is watched")
     assert conflicts(state_dir) == []
     with Watcher(state_dir, root) as third:
-        assert watches(third.pid) <= before[0] + 2
+        assert watches(third.pid) <= before[0] + 3
         assert psutil.Process(third.pid).num_threads() < 20
 
 
@@ -397,6 +421,11 @@ def test_who_holds_the_branch_is_told(state_dir: Path, root: Path, tmp_path: Pat
         assert [(event.instance_id, event.data["other"], event.data["files"]) for event in seen] == [
             (me.instance_id, holder.instance_id, ["src/c"])
         ], "the same branch of another repository is none of its business"
+        holder.branches.join("main", files=["a"], mode="coordinated")
+        (message,) = list(holder.receive(timeout=10))
+        with message as said:
+            assert said.payload["files"] == ["a"], "also who comes when it is being changed already"
+        holder.branches.join("main", files=["src/**"], mode="coordinated")
         (shown,) = me.branches.conflicts()
         assert (shown.kind, shown.other, shown.files) == ("edits", holder.instance_id, ("src/c",))
 
