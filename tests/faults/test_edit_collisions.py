@@ -17,7 +17,7 @@ import pytest
 import support
 from unit.kernel import unshare
 
-from mnemo_coord import Coordinator, Fleet, Settings, errors
+from mnemo_coord import Coordinator, Fleet, Settings, edit_watch, errors
 from mnemo_coord.holdings import checkout, edits
 
 FAST = Settings(heartbeat_interval=0.2, poll_interval=0.2)
@@ -331,6 +331,7 @@ def test_too_many_folders_are_not_watched(
     state_dir: Path, root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(checkout, "MOST_FOLDERS", 2)
+    monkeypatch.setattr(edit_watch, "_SELDOM", 0.0)  # so that it tries again at every poll
     with Coordinator(state_dir, settings=FAST) as me:
         me.watch_edits(root)
         (root / "migrations/1.sql").write_text("x")
@@ -411,6 +412,8 @@ def test_who_holds_the_branch_is_told(state_dir: Path, root: Path, tmp_path: Pat
         found = lambda: edits.read(me.fleet.state, me.fleet.signer, me.instance_id)  # noqa: E731
         support.wait_until(lambda: (said := found()) and said.files == ("src/c",))
         end()
+        assert seen == [], "the same branch of another repository is none of its business"
+        assert list(holder.receive()) == []
         me.watch_edits(root)
         (root / "a").write_text("x")
         (root / "src/c").write_text("x")
@@ -420,7 +423,7 @@ def test_who_holds_the_branch_is_told(state_dir: Path, root: Path, tmp_path: Pat
             assert me.instance_id in said.payload["reason"]
         assert [(event.instance_id, event.data["other"], event.data["files"]) for event in seen] == [
             (me.instance_id, holder.instance_id, ["src/c"])
-        ], "the same branch of another repository is none of its business"
+        ]
         holder.branches.join("main", files=["a"], mode="coordinated")
         (message,) = list(holder.receive(timeout=10))
         with message as said:

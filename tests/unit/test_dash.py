@@ -270,6 +270,10 @@ def test_the_worst_comes_first() -> None:
         ),
         (event("branch_joined", intent="read", mode="isolated", files="x"), "worker-1 (00000001) works on a branch (read)"),
         (event("branch_released", branch="main", epoch=1), "worker-1 (00000001) no longer works on main"),
+        (
+            event("edits_collided", other="00000002", branch="main", severity="error", files=["a", "b"]),
+            "worker-1 (00000001) and worker-2 are changing the same files: a, b",
+        ),
         (event("agent_state", state="working", text=HOSTILE), f"worker-1 (00000001) is working: {ESCAPED}"),
         ({}, "something"),
         ({"kind": 7, "data": []}, "something"),
