@@ -11,10 +11,11 @@ from __future__ import annotations
 import errno
 import os
 import select
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from mnemo_coord.disk.clock import Clock, namespace
 from mnemo_coord.disk.file_system import unreliable_file_system
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
     from mnemo_coord.members.heartbeat import Beat
     from mnemo_coord.members.registration import Registration
 
-__all__ = ["Evidence", "ProcessState", "Verdict", "decide", "examine", "observe"]
+__all__ = ["Evidence", "ProcessState", "Verdict", "await_end", "decide", "examine", "observe"]
+
+_AWAITED: Final = 16
+"""Processes whose end is waited for at a time: each costs a descriptor."""
 
 
 class Verdict(StrEnum):
@@ -148,6 +152,46 @@ def _age(beat: Beat | None, clock: Clock) -> float | None:
 
 def observe(process: ProcessIdentity, *, thorough: bool = True) -> ProcessState:
     """What became of a process. Sends no signal, and never takes another process for the recorded one."""
+    opened = _open(process)
+    if isinstance(opened, ProcessState):
+        return opened
+    try:
+        if _ended([opened], 0.0):
+            return ProcessState.EXITED
+        stopped = thorough and start_time_and_state(process.pid)[1] in {"T", "t"}
+        return ProcessState.STOPPED if stopped else ProcessState.SAME
+    finally:
+        os.close(opened)
+
+
+def await_end(processes: Mapping[str, ProcessIdentity], timeout: float) -> dict[str, ProcessState]:
+    """What became of some processes as soon as one of them has ended, or after ``timeout`` seconds.
+
+    Where one has ended already, or cannot be seen from here, there is no waiting; nor where there are many.
+    """
+    if len(processes) > _AWAITED:
+        return dict.fromkeys(processes, ProcessState.UNKNOWN)
+    opened = {key: _open(process) for key, process in processes.items()}
+    fds = [found for found in opened.values() if not isinstance(found, ProcessState)]
+    try:
+        ended = _ended(fds, timeout if len(fds) == len(opened) else 0.0)
+    finally:
+        for fd in fds:
+            os.close(fd)
+    states = dict.fromkeys(fds, ProcessState.SAME) | dict.fromkeys(ended, ProcessState.EXITED)
+    return {key: found if isinstance(found, ProcessState) else states[found] for key, found in opened.items()}
+
+
+def _ended(pidfds: list[int], timeout: float) -> list[int]:
+    """Those of them that are readable: a zombie still answers kill(pid, 0); its pidfd says that it has ended."""
+    poll = select.poll()
+    for fd in pidfds:
+        poll.register(fd, select.POLLIN)
+    return [fd for fd, _ in poll.poll(timeout * 1000)] if pidfds else []
+
+
+def _open(process: ProcessIdentity) -> int | ProcessState:
+    """A pidfd of the very process that was recorded, or what is known without one."""
     if not process.pid_namespace or process.pid_namespace != namespace("pid"):
         return ProcessState.UNKNOWN
     try:
@@ -156,18 +200,10 @@ def observe(process: ProcessIdentity, *, thorough: bool = True) -> ProcessState:
         return ProcessState.GONE
     if fd is None:
         return ProcessState.UNKNOWN
-    try:
-        if _is_another(fd, process):
-            return ProcessState.GONE
-        # A zombie still answers kill(pid, 0); its pidfd is readable.
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
-        if poll.poll(0):
-            return ProcessState.EXITED
-        stopped = thorough and start_time_and_state(process.pid)[1] in {"T", "t"}
-        return ProcessState.STOPPED if stopped else ProcessState.SAME
-    finally:
-        os.close(fd)
+    if not _is_another(fd, process):
+        return fd
+    os.close(fd)
+    return ProcessState.GONE
 
 
 def _pidfd(pid: int) -> int | None:

@@ -10,7 +10,9 @@ not a million. Every instance has several who watch it, and what one of them rea
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from mnemo_coord.disk import probes
@@ -18,7 +20,7 @@ from mnemo_coord.disk.state_dir import INSTANCES
 from mnemo_coord.events import Broadcaster, EventKind
 from mnemo_coord.members import history
 from mnemo_coord.members.identity import is_id, lock_name
-from mnemo_coord.members.liveness import Verdict
+from mnemo_coord.members.liveness import ProcessState, Verdict, await_end
 
 if TYPE_CHECKING:
     from mnemo_coord.members.reaper import Reaper
@@ -38,6 +40,10 @@ PATIENCE: Final = 8
 CLEARING: Final = 16
 """Polls between two looks for what nobody is registered for any more."""
 _RETRIES: Final = 9
+_STEP: Final = 0.02
+"""Seconds that the end of a process is waited for at a time: who else rings meanwhile waits as long."""
+_SUSPENSE: Final = 0.5
+"""Seconds for which it is waited for in all. A process that lost its lock and runs on is no longer suspected then."""
 
 
 def neighbours(ids: Iterable[str], own: str, count: int) -> list[str]:
@@ -51,9 +57,18 @@ def retry_delay(attempt: int) -> float | None:
     """Seconds until an instance whose lock file closed is looked at again; None when the poll may have it.
 
     The kernel tells of the close a moment before it frees the lock, and a dying process is seen as running until it is
-    a zombie.
+    a zombie. Where its end can be waited for (`await_end`), it is, and these are not needed.
     """
     return 0.001 * 2**attempt if attempt < _RETRIES else None
+
+
+@dataclass(slots=True)
+class _Suspicion:
+    """That an instance, whose lock file closed, has ended."""
+
+    since: float = field(default_factory=time.monotonic)
+    attempt: int = 0
+    """How often it has been looked at."""
 
 
 class Lookout:
@@ -67,7 +82,7 @@ class Lookout:
         self._known: dict[str, Registration] = {}
         self._dead: dict[str, Registration] = {}
         self._stalled: set[str] = set()
-        self._suspects: dict[str, int] = {}
+        self._suspects: dict[str, _Suspicion] = {}
         self._version: tuple[int, ...] | None = None
         self._polls = 0
         self._ring: list[str] | None = None
@@ -82,12 +97,32 @@ class Lookout:
         """
         for name in rung:
             self._heed(name)
-        for instance_id in tuple(self._suspects):
+        new = [key for key, suspicion in self._suspects.items() if not suspicion.attempt]
+        for instance_id in new:
             self._inspect(instance_id)
+        awaited = self._await_ends(new)
         if poll:
             self._poll(judge_stalled=judge_stalled)
-        delays = [retry_delay(attempt) for attempt in self._suspects.values()]
+        delays = [0.0 if key in awaited else retry_delay(suspicion.attempt) for key, suspicion in self._suspects.items()]
         return min((delay for delay in delays if delay is not None), default=None)
+
+    def _await_ends(self, new: list[str]) -> set[str]:
+        """Waits a moment for the processes of the suspects, and looks again at those that are due. Returns the rest.
+
+        A process needs some ten milliseconds to end after its lock file closed, and the more look meanwhile, the longer: they
+        take the processor that it needs. So nobody looks before the kernel says that it has ended.
+        """
+        processes = {key: self._known[key].process for key in self._suspects if key in self._known}
+        became = await_end(processes, _STEP if len(processes) == len(self._suspects) else 0.0) if self._suspects else {}
+        awaited = set()
+        for instance_id, suspicion in tuple(self._suspects.items()):
+            state = became.get(instance_id, ProcessState.UNKNOWN)
+            if state is ProcessState.SAME and time.monotonic() - suspicion.since < _SUSPENSE:
+                awaited.add(instance_id)
+            elif state is not ProcessState.UNKNOWN or instance_id not in new:
+                suspicion.attempt = suspicion.attempt if state is not ProcessState.SAME else _RETRIES  # this look is the last
+                self._inspect(instance_id)
+        return awaited
 
     def _heed(self, name: str) -> None:
         instance_id, _, kind = name.partition(".")
@@ -96,7 +131,7 @@ class Lookout:
         if instance_id not in self._known:
             self._welcome(instance_id)
         if kind == "lock":
-            self._suspects[instance_id] = 0
+            self._suspects[instance_id] = _Suspicion()
 
     def _welcome(self, instance_id: str) -> None:
         registration = self._registry.original(instance_id)
@@ -110,12 +145,15 @@ class Lookout:
 
     def _inspect(self, instance_id: str) -> None:
         registration = self._known.get(instance_id)
-        if registration is not None and self._has_left(instance_id):
-            self._gone(registration)
-        elif registration is not None and self._reaper.verdict(registration) is Verdict.DEAD:
+        if registration is None:
+            if self._clear(instance_id):
+                self._suspects.pop(instance_id, None)
+            else:
+                self._suspect_again(instance_id)
+        elif self._reaper.verdict(registration) is Verdict.DEAD:
             self._died(registration)
-        elif registration is None and self._clear(instance_id):
-            self._suspects.pop(instance_id, None)
+        elif self._has_left(instance_id):
+            self._gone(registration)
         else:
             self._suspect_again(instance_id)
 
@@ -133,11 +171,10 @@ class Lookout:
         return True
 
     def _suspect_again(self, instance_id: str) -> None:
-        attempt = self._suspects.get(instance_id, 0) + 1
-        if retry_delay(attempt) is None:
-            self._suspects.pop(instance_id, None)
-        else:
-            self._suspects[instance_id] = attempt
+        suspicion = self._suspects[instance_id]
+        suspicion.attempt += 1
+        if retry_delay(suspicion.attempt) is None:
+            del self._suspects[instance_id]
 
     def _has_left(self, instance_id: str) -> bool:
         """Whether it is out of the registry and holds nothing: it left, or was reaped. If not to the end, this is the end."""
@@ -233,7 +270,7 @@ class Lookout:
 
     def _seen_now(self) -> Entries:
         """Who is registered: everybody, for a scout and where somebody wants to be told; else who comes next on the ring."""
-        around = self._registry.around(self._own_id, WATCHED)
+        around = self._registry.around(self._own_id, WATCHED, SCOUTS)
         if around is not None:
             self._rank = around[0]
             self._narrow = not self.is_scout and not self._events.has_subscribers

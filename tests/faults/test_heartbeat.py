@@ -16,6 +16,9 @@ import support
 
 from mnemo_coord import Coordinator, Settings
 from mnemo_coord.disk.clock import SystemClock
+from mnemo_coord.members.liveness import Verdict
+from mnemo_coord.members.reaper import Reaper
+from mnemo_coord.members.registration import Registration
 
 FAST = Settings(heartbeat_interval=0.1, poll_interval=0.1)
 
@@ -124,6 +127,86 @@ def test_a_death_is_noticed_long_before_the_poll(state_dir: Path) -> None:
             support.wait_until(lambda: any(e.instance_id == peer.instance_id for e in me.events.since()))
             peer.kill()
             assert died.wait(2)
+
+
+CLOSES_ITS_LOCK = """
+import os, sys, time
+from mnemo_coord import Coordinator, Settings
+me = Coordinator(sys.argv[1], settings=Settings(heartbeat_interval=60, poll_interval=60))
+me.register()
+print("registered", me.instance_id, flush=True)
+sys.stdin.readline()
+for fd in os.listdir("/proc/self/fd"):
+    try:
+        if os.readlink(f"/proc/self/fd/{fd}").endswith(f"{me.instance_id}.lock"):
+            os.close(int(fd))
+    except OSError:
+        pass
+print("closed", flush=True)
+time.sleep(60)
+"""
+
+
+def test_whoever_closes_its_lock_and_runs_on_is_not_dead_and_not_looked_at_for_ever(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """H9, H2. Its end is waited for, half a second long; when it ends after all, the poll or its lock file says so."""
+    with Coordinator(state_dir, settings=Settings(poll_interval=60, heartbeat_interval=60)) as me:
+        seen: list[tuple[str, str | None]] = []
+        looks: list[float] = []
+        verdict = Reaper.verdict
+
+        def looked(reaper: Reaper, registration: Registration, **how: bool) -> Verdict:
+            looks.append(time.monotonic())
+            return verdict(reaper, registration, **how)
+
+        me.on_event(lambda event: seen.append((event.kind, event.instance_id)))
+        argv = [sys.executable, "-c", CLOSES_ITS_LOCK, str(state_dir)]
+        with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as peer:
+            try:
+                assert peer.stdin
+                assert peer.stdout
+                instance_id = peer.stdout.readline().split()[1]
+                support.wait_until(lambda: ("instance_registered", instance_id) in seen)
+                monkeypatch.setattr(Reaper, "verdict", looked)
+                peer.stdin.write("\n")
+                peer.stdin.flush()
+                assert peer.stdout.readline() == "closed\n"
+                support.wait_until(lambda: looks and time.monotonic() - looks[-1] > 1)
+                assert len(looks) <= 4, "whoever looks again and again takes the processor that a dying one needs"
+                assert support.status_of(state_dir, instance_id) in {"alive", "stalled"}
+                assert ("instance_died", instance_id) not in seen
+            finally:
+                peer.kill()
+
+
+def test_a_stopped_instance_that_is_killed_is_noticed_at_once(state_dir: Path) -> None:
+    """H1, H2."""
+    with Coordinator(state_dir, settings=Settings(poll_interval=60, heartbeat_interval=60)) as me:
+        died = threading.Event()
+        me.on_event(lambda event: died.set() if event.kind == "instance_died" else None)
+        with support.Serve(state_dir) as peer:
+            support.wait_until(lambda: any(e.instance_id == peer.instance_id for e in me.events.since()))
+            peer.send_signal(signal.SIGSTOP)
+            peer.kill()
+            assert died.wait(5)
+
+
+def test_many_that_die_at_once_are_noticed_without_the_poll(state_dir: Path) -> None:
+    """H2, F10. More than are waited for at a time."""
+    program = "import sys, time; from mnemo_coord import Coordinator; Coordinator(sys.argv[1]).register(); time.sleep(60)"
+    with Coordinator(state_dir, settings=Settings(poll_interval=60, heartbeat_interval=60)) as me:
+        seen: list[str] = []
+        me.on_event(lambda event: seen.append(event.kind))
+        peers = [subprocess.Popen([sys.executable, "-c", program, str(state_dir)]) for _ in range(20)]
+        try:
+            support.wait_until(lambda: seen.count("instance_registered") == 20, 60)
+        finally:
+            for peer in peers:
+                peer.kill()
+            for peer in peers:
+                peer.wait(10)
+        support.wait_until(lambda: seen.count("instance_died") == 20, 20)
 
 
 @pytest.mark.parametrize("hours", [-1, 1, 87_600, -87_600])

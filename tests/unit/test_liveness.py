@@ -10,6 +10,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from mnemo_coord.disk.state_dir import StateDir
 from mnemo_coord.members import identity, liveness
 from mnemo_coord.members.heartbeat import Beat
 from mnemo_coord.members.identity import ProcessIdentity, lock_name
-from mnemo_coord.members.liveness import Evidence, ProcessState, Verdict, decide, observe
+from mnemo_coord.members.liveness import Evidence, ProcessState, Verdict, await_end, decide, observe
 from mnemo_coord.members.registration import Registration
 
 STALLED_AFTER = 6.0
@@ -360,3 +362,44 @@ def test_a_lock_file_that_was_deleted_or_replaced_proves_nothing(state: StateDir
     replaced = liveness.examine(state, unseen, beat(clock), clock)
     assert (replaced.lock, replaced.lock_replaced) == (LockState.FREE, True)
     assert decide(replaced, STALLED_AFTER) is Verdict.ALIVE
+
+
+def test_the_end_of_a_process_is_waited_for(tmp_path: Path) -> None:
+    """H2. As soon as the first has ended there is an answer, and one that runs on costs the whole time and is not dead."""
+    with support.Child(["sleep", "60"], tmp_path / "one") as one, support.Child(["sleep", "60"], tmp_path / "other") as other:
+        both = {"one": identity_of(one.pid), "other": identity_of(other.pid)}
+        begun = time.monotonic()
+        assert await_end(both, 0.1) == {"one": ProcessState.SAME, "other": ProcessState.SAME}
+        assert time.monotonic() - begun >= 0.09
+        other.send_signal(signal.SIGSTOP)
+        threading.Timer(0.05, other.process.send_signal, [signal.SIGKILL]).start()
+        assert await_end(both, 30.0) == {"one": ProcessState.SAME, "other": ProcessState.EXITED}
+        other.process.wait(10)
+        assert await_end(both, 30.0) == {"one": ProcessState.SAME, "other": ProcessState.GONE}
+        assert time.monotonic() - begun < 20
+
+
+@pytest.mark.parametrize("which", ANOTHER)
+def test_nobody_waits_for_another_process(which: str) -> None:
+    """R12, R13. Nor where one of several cannot be seen."""
+    changes, expected = ANOTHER[which]
+    if which == "another pidfd" and not ProcessIdentity.own(SystemClock()).pidfd_inode:
+        pytest.skip("before Linux 6.9 all pidfds have one inode")
+    found = await_end({"me": identity_of(os.getpid()), "it": identity_of(os.getpid(), **changes)}, 0.0)
+    assert found == {"me": ProcessState.SAME, "it": expected}
+    if expected is not ProcessState.SAME:
+        begun = time.monotonic()
+        await_end({"me": identity_of(os.getpid()), "it": identity_of(os.getpid(), **changes)}, 30.0)
+        assert time.monotonic() - begun < 10
+
+
+def test_waiting_for_ends_keeps_no_descriptor() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    own = identity_of(os.getpid())
+    await_end(
+        {"a": own, "b": identity_of(os.getpid(), pid=2**22 + 1), "c": identity_of(os.getpid(), start_time=1, pidfd_inode=0)},
+        0.0,
+    )
+    assert set(await_end({str(number): own for number in range(1000)}, 30.0).values()) == {ProcessState.UNKNOWN}
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert await_end({}, 30.0) == {}
