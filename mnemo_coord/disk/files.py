@@ -42,6 +42,7 @@ __all__ = [
     "rewrite",
     "ring",
     "write_all",
+    "write_new",
 ]
 
 DIR_MODE: Final = 0o700
@@ -84,6 +85,7 @@ class CrashPoint(StrEnum):
     LEAVE_MAILBOX_REMOVED = "leave-mailbox-removed"
 
 
+Points = tuple[CrashPoint, ...]
 CRASH_VARIABLE: Final = "MNEMOSYNE_CRASH_POINT"
 """``NAME`` or ``NAME:N``: the process kills itself when it passes this point for the N-th time. For tests."""
 
@@ -144,8 +146,8 @@ def ownership_problem(status: os.stat_result) -> str:
     return ""
 
 
-def open_regular(name: str, flags: int = os.O_RDONLY, *, dir_fd: int) -> int:
-    """Opens an existing regular file of ours that has exactly this one name.
+def open_regular(name: str, flags: int = os.O_RDONLY, *, dir_fd: int, links: bool = False) -> int:
+    """Opens an existing regular file of ours that has exactly this one name; with ``links`` it may have more.
 
     Raises:
         FileNotFoundError: there is none.
@@ -161,7 +163,7 @@ def open_regular(name: str, flags: int = os.O_RDONLY, *, dir_fd: int) -> int:
             raise errors.Untrusted.at(name, "is not a regular file") from None
         raise
     status = os.fstat(fd)
-    if stat.S_ISREG(status.st_mode) and status.st_nlink <= 1 and status.st_uid == os.geteuid():
+    if stat.S_ISREG(status.st_mode) and (links or status.st_nlink <= 1) and status.st_uid == os.geteuid():
         return fd
     os.close(fd)
     raise errors.Untrusted.at(name, _oddity(status))
@@ -194,11 +196,8 @@ def read_bounded(name: str, limit: int, *, dir_fd: int) -> bytes:
         errors.Damaged: it has more than ``limit`` bytes; at most one more is read.
         errors.Untrusted: see `open_regular`.
     """
-    fd = open_regular(name, dir_fd=dir_fd)
-    try:
+    with opened(open_regular(name, dir_fd=dir_fd)) as fd:
         data = read_at_most(fd, limit + 1)
-    finally:
-        os.close(fd)
     if len(data) > limit:
         raise errors.Damaged.at(name, f"is larger than {limit} bytes")
     return data
@@ -250,21 +249,52 @@ def publish(
     tmp_name: str,
     tmp_fd: int,
     durable: bool,
-    points: tuple[CrashPoint, ...] = (),
+    points: Points = (),
     mode: int = FILE_MODE,
+    source: str = "",
 ) -> None:
     """Makes ``name`` appear with all of ``data``, or not at all, replacing what had that name.
 
     Not promised: that it survives a power cut unless ``durable``, and that nobody replaces it in the same instant. When
-    it raises, the temporary file is gone and nothing has appeared, unless it says otherwise.
+    it raises, the temporary file is gone and nothing has appeared, unless it says otherwise. Where there are hard links, it
+    is another name of ``source``, a file beside the temporary one that holds ``data`` already (`write_new`).
 
     Raises:
         UnsyncedError: it has appeared, but its folder could not be synced.
         OSError: it cannot be written.
     """
-    fd = _open_tmp(tmp_name, tmp_fd)
-    try:
+    linked = False
+    if source:
+        with suppress(OSError):  # whatever it was: who then writes a file of its own meets it, too, or does not
+            os.link(source, name, src_dir_fd=tmp_fd, dst_dir_fd=dir_fd, follow_symlinks=False)
+            linked = True
+    if not linked:
+        write_new(tmp_name, data, dir_fd=tmp_fd, durable=durable, points=points, mode=mode)
         try:
+            os.rename(tmp_name, name, src_dir_fd=tmp_fd, dst_dir_fd=dir_fd)
+        except BaseException:
+            remove(tmp_name, dir_fd=tmp_fd)
+            raise
+    if points:
+        crash_point(points[2])
+    if durable:
+        try:
+            os.fsync(dir_fd)
+        except OSError as error:
+            raise UnsyncedError(*error.args) from None
+
+
+def write_new(
+    name: str, data: bytes, *, dir_fd: int, durable: bool, points: Points = (), mode: int = FILE_MODE
+) -> None:
+    """Writes a temporary file, whole; when it raises, the file is gone.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    fd = _open_tmp(name, dir_fd)
+    try:
+        with opened(fd):
             if points:
                 crash_point(points[0])
             os.fchmod(fd, mode)
@@ -273,21 +303,11 @@ def publish(
                 raise OSError(errno.EIO, "Written only in part")
             if durable:
                 os.fsync(fd)
-        finally:
-            os.close(fd)
         if points:
             crash_point(points[1])
-        os.rename(tmp_name, name, src_dir_fd=tmp_fd, dst_dir_fd=dir_fd)
     except BaseException:
-        remove(tmp_name, dir_fd=tmp_fd)
+        remove(name, dir_fd=dir_fd)
         raise
-    if points:
-        crash_point(points[2])
-    if durable:
-        try:
-            os.fsync(dir_fd)
-        except OSError as error:
-            raise UnsyncedError(*error.args) from None
 
 
 def _open_tmp(name: str, dir_fd: int) -> int:
@@ -299,7 +319,7 @@ def _open_tmp(name: str, dir_fd: int) -> int:
         return os.open(name, _CREATE, FILE_MODE, dir_fd=dir_fd)
 
 
-def replace(name: str, data: bytes, *, dir_fd: int, writer: str, points: tuple[CrashPoint, ...] = ()) -> None:
+def replace(name: str, data: bytes, *, dir_fd: int, writer: str, points: Points = ()) -> None:
     """Replaces a record durably; the temporary file is named for its writer, so that its leftover can be told."""
     publish(name, data, dir_fd=dir_fd, tmp_name=f"{name}.{writer}.tmp", tmp_fd=dir_fd, durable=True, points=points)
 

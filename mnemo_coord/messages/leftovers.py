@@ -83,7 +83,7 @@ def _half_sent(state: StateDir, name: str, *, fix: bool) -> Finding:
         code="leftover-message",
         severity=Severity.WARNING,
         subject=f"{QUEUE}/{TMP}/{name}",
-        message="its sender died while writing it; it was never sent",
+        message="its sender died while writing it: it was not sent, or not to everybody",
         hint="`mnemosyne doctor --fix` removes it",
     )
     return finding.mended_by(lambda: files.remove(name, dir_fd=state.folder(f"{QUEUE}/{TMP}"))) if fix else finding

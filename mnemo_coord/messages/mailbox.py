@@ -21,9 +21,10 @@ for each sender whatever the clock does. A message that comes back after its rec
 ``.json`` into ``new/``; if it does not ring, the poll finds it. Names that begin with a dot, or do not end in ``.json``, are
 left alone.
 
-Publishing is a rename from ``tmp/``; claiming is a rename into ``claimed/``, of which exactly one of several receivers
-succeeds; acknowledging is a note of its id and an unlink. After a crash a message is in ``tmp/`` (never sent), ``new/`` or
-``claimed/``, and in one of them only. By hand, anything in ``quarantine/``, ``dead_letter/`` and ``tmp/`` may be deleted.
+Publishing is a rename from ``tmp/``, of a broadcast a link (`messages.shared`); claiming is a rename into ``claimed/``, of
+which exactly one of several receivers succeeds; acknowledging is a note of its id and an unlink. After a crash a message is in
+``tmp/`` (never sent), ``new/`` or ``claimed/``, and in one of them only; a broadcast that some have may be in ``tmp/``
+too. By hand, anything in ``quarantine/``, ``dead_letter/`` and ``tmp/`` may be deleted.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Final, Self
 
 from mnemo_coord import errors
-from mnemo_coord.disk import files
+from mnemo_coord.disk import files, vanishing
 from mnemo_coord.disk.files import CrashPoint
 from mnemo_coord.members.identity import is_id
-from mnemo_coord.messages import acknowledged, set_aside
+from mnemo_coord.messages import acknowledged, set_aside, shared
 from mnemo_coord.messages.acknowledged import Acknowledged
 from mnemo_coord.messages.address import Address
 from mnemo_coord.messages.file_name import ids_of, is_message, is_of, next_delivery
@@ -60,7 +61,6 @@ TMP: Final = "tmp"
 
 _LOOKS: Final = 16
 _MARK: Final = "acknowledged"
-_POINTS: Final = (CrashPoint.MESSAGE_TMP_CREATED, CrashPoint.MESSAGE_TMP_WRITTEN, CrashPoint.MESSAGE_PUBLISHED)
 
 
 class Mailbox:
@@ -114,8 +114,10 @@ class Mailbox:
 
     # For the sender
 
-    def publish(self, file: str, data: bytes, *, tmp_name: str, tmp_fd: int, durable: bool, ring: bool = True) -> None:
-        """Makes a message appear, whole, and rings; without ``ring`` the caller does that.
+    def publish(
+        self, file: str, data: bytes, *, tmp_name: str, tmp_fd: int, durable: bool, ring: bool = True, source: str = ""
+    ) -> None:
+        """Makes a message appear, whole, and rings; without ``ring`` the caller does that. For ``source`` see `files.publish`.
 
         Raises:
             FileNotFoundError: the mailbox has been removed meanwhile.
@@ -123,7 +125,16 @@ class Mailbox:
             errors.Unknown: it has appeared, but could not be made durable, and somebody has taken it.
         """
         try:
-            files.publish(file, data, dir_fd=self._new, tmp_name=tmp_name, tmp_fd=tmp_fd, durable=durable, points=_POINTS)
+            files.publish(
+                file,
+                data,
+                dir_fd=self._new,
+                tmp_name=tmp_name,
+                tmp_fd=tmp_fd,
+                durable=durable,
+                points=shared.POINTS,
+                source=source,
+            )
         except files.UnsyncedError as error:
             # It has appeared, and may not survive a power cut: it is taken back, unless somebody has it already.
             if not self._take_back(file):
@@ -156,7 +167,7 @@ class Mailbox:
                 file = name.partition(".")[2] if source == self._claimed else name
                 if is_of(file, message_id):
                     with suppress(OSError, errors.State):
-                        return files.read_bounded(name, limit, dir_fd=source)
+                        return shared.read(name, limit, dir_fd=source)
         return b"" if self.was_acknowledged(message_id) else None
 
     def is_whole(self) -> bool:
@@ -215,15 +226,11 @@ class Mailbox:
             errors.Untrusted: it is no regular file of ours.
             OSError: it cannot be read now.
         """
-        fd = files.open_regular(f"{claimer}.{file}", dir_fd=self._claimed)
-        try:
-            return files.read_at_most(fd, limit + 1)
-        finally:
-            os.close(fd)
+        return shared.read(f"{claimer}.{file}", limit, dir_fd=self._claimed)
 
     def look(self, file: str, limit: int) -> bytes:
         """The content of a waiting message, which stays where it is; like `read` otherwise."""
-        return files.read_bounded(file, limit, dir_fd=self._new)
+        return shared.read(file, limit, dir_fd=self._new)
 
     def was_acknowledged(self, message_id: str) -> bool:
         """Whether a message with this id was handled here before."""
@@ -247,13 +254,14 @@ class Mailbox:
             os.rename(f"{claimer}.{file}", mark, src_dir_fd=folder, dst_dir_fd=folder)
         except FileNotFoundError:
             return False
+        # A file with other names, which are messages of others, is not opened, so not emptied.
         with suppress(OSError, errors.State), files.opened(files.open_regular(mark, os.O_WRONLY, dir_fd=folder)) as fd:
             os.ftruncate(fd, 0)
         return True
 
     def settle_marks(self) -> None:
         """Notes the ids of messages that became their own notes, and removes them, where there is room again."""
-        for name in _names(self._claimed):
+        for name in vanishing.names(self._claimed):
             mark, _, file = name.partition(".")
             if mark == _MARK and all(self._note(message_id) for message_id in ids_of(file)):
                 files.remove(name, dir_fd=self._claimed)
@@ -306,8 +314,8 @@ class Mailbox:
         # RACE: a sender that opened it earlier may publish until the very end. The folder is removed only when it is empty,
         # and a publication into a removed folder fails and is reported to the sender.
         while True:
-            moved += sum(self._keep(self._new, name, name, set_aside.DEAD, reason) for name in _names(self._new))
-            for name in _names(self._claimed):
+            moved += sum(self._keep(self._new, name, name, set_aside.DEAD, reason) for name in vanishing.names(self._new))
+            for name in vanishing.names(self._claimed):
                 claimer, _, file = name.partition(".")
                 if claimer == _MARK:
                     files.remove(name, dir_fd=self._claimed)
@@ -319,7 +327,7 @@ class Mailbox:
     def _remove_folders(self) -> bool:
         try:
             for name in (NEW, CLAIMED):
-                _remove_folder(name, self._root)
+                vanishing.remove(name, dir_fd=self._root)
         except OSError as error:
             if error.errno in {errno.ENOTEMPTY, errno.EEXIST}:
                 return False
@@ -328,8 +336,8 @@ class Mailbox:
             files.remove(BELL, dir_fd=self._bell)
         for name in (acknowledged.NAME, acknowledged.OLDER):
             files.remove(name, dir_fd=self._root)
-        _remove_folder(BELL, self._root)
-        _remove_folder(self.address.folder, self._queue)
+        vanishing.remove(BELL, dir_fd=self._root)
+        vanishing.remove(self.address.folder, dir_fd=self._queue)
         return True
 
 
@@ -346,15 +354,3 @@ def _close(opened: _Opened, log: Acknowledged) -> None:
     log.close()
     for fd, opened_as in opened:
         files.close_if_same(fd, opened_as)
-
-
-def _names(fd: int) -> list[str]:
-    try:
-        return sorted(os.listdir(fd))
-    except FileNotFoundError:
-        return []
-
-
-def _remove_folder(name: str, dir_fd: int) -> None:
-    with suppress(FileNotFoundError):
-        os.rmdir(name, dir_fd=dir_fd)

@@ -22,6 +22,7 @@ from mnemo_coord import errors
 from mnemo_coord.disk import records
 from mnemo_coord.disk.clock import Clock
 from mnemo_coord.disk.signing import Purpose, Signer
+from mnemo_coord.messages.shared import Linked
 
 __all__ = ["LIMIT", "NO_PAYLOAD", "Message", "check_id", "check_ttl", "check_type", "decode", "encode"]
 
@@ -145,16 +146,18 @@ def decode(data: bytes, signer: Signer, where: str) -> Message:
 
     Raises:
         errors.Damaged: too large, empty, not JSON, or not the members of a message; the reason says which.
-        errors.Untrusted: not signed by this fleet.
+        errors.Untrusted: not signed by this fleet, or a file with other names and no broadcast.
     """
     if len(data) > LIMIT:
         raise errors.Damaged.at(where, f"is larger than {LIMIT} bytes")
     try:
-        body = records.unseal(data, signer, Purpose.MESSAGE, where)
+        body = records.unseal(bytes(data), signer, Purpose.MESSAGE, where)
     except errors.Untrusted:
-        records.parse(data, where)  # tells a damaged file from one that somebody else signed
+        records.parse(bytes(data), where)  # tells a damaged file from one that somebody else signed
         raise
     _check_members(body, where)
+    if isinstance(data, Linked) and body["to_agent"] is not None:
+        raise errors.Untrusted.at(where, "has a second hard link", hint="")
     return Message(**body)
 
 

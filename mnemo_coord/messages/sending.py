@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,6 +24,7 @@ from mnemo_coord.messages.file_name import file_of
 from mnemo_coord.messages.mailbox import TMP, Mailbox
 from mnemo_coord.messages.mailboxes import Mailboxes
 from mnemo_coord.messages.message import LIMIT, Message, check_id, check_ttl, check_type, decode, encode
+from mnemo_coord.messages.shared import written_once
 
 if TYPE_CHECKING:
     from mnemo_coord.settings import Settings
@@ -35,6 +37,8 @@ Presence = Callable[[Address], bool]
 
 _TOGETHER: Final = 100
 """Mailboxes that a broadcast keeps open at a time: each costs three descriptors."""
+_WORTH_LINKING: Final = 2
+"""Recipients from which on a message is written once for all of them."""
 
 
 def sends_until_recount(waiting: int, limit: int) -> int:
@@ -127,23 +131,38 @@ class Sender:
         """
         message, stamp = self._compose(sender, None, message_type, payload, options)
         sealed = encode(message, self._signer)
+        addresses = [Address(recipient) for recipient in recipients]
         delivered: list[str] = []
         failed: list[Failure] = []
         # Whoever is woken takes the processor: many mailboxes are filled before any bell is rung.
-        for batch in _batches([Address(recipient) for recipient in recipients], _TOGETHER):
-            filled = []
-            for address in batch:
-                try:
-                    filled.append(self._put(address, message, stamp, sealed, options, ring=False))
-                    delivered.append(address.text)
-                except FileNotFoundError:
-                    failed.append(_nobody(address))
-                except (errors.Conflict, errors.State) as error:
-                    failed.append(Failure(address=address.text, reason=error.message))
-            for mailbox in filter(None, filled):
-                mailbox.ring()
+        with self._once(message, stamp, sealed, options, len(addresses)) as source:
+            for batch in _batches(addresses, _TOGETHER):
+                filled = []
+                for address in batch:
+                    try:
+                        filled.append(self._put(address, message, stamp, sealed, options, ring=False, source=source))
+                        delivered.append(address.text)
+                    except FileNotFoundError:
+                        failed.append(_nobody(address))
+                    except (errors.Conflict, errors.State) as error:
+                        failed.append(Failure(address=address.text, reason=error.message))
+                for mailbox in filter(None, filled):
+                    mailbox.ring()
         self._tell(sender, message, to=None)
         return Receipt(id=message.id, delivered=tuple(delivered), failed=tuple(failed))
+
+    def _once(
+        self, message: Message, stamp: int, sealed: bytes, options: Options, recipients: int
+    ) -> AbstractContextManager[str]:
+        """One file for all recipients, as long as they are served."""
+        if recipients < _WORTH_LINKING:
+            return nullcontext("")
+        tmp_fd = self._state.folder(f"{QUEUE}/{TMP}")
+        tmp_name = _tmp_name(message, stamp)
+        return written_once(sealed, tmp_name, tmp_fd=tmp_fd, durable=self._is_durable(options.durable))
+
+    def _is_durable(self, asked: bool | None) -> bool:
+        return self._settings.durable if asked is None else asked
 
     def put(self, message: Message) -> None:
         """Puts a message that was composed before into its mailbox once more, behind what waits there.
@@ -186,16 +205,24 @@ class Sender:
         return self._random[1]
 
     def _put(
-        self, address: Address, message: Message, stamp: int, sealed: bytes, options: Options, *, ring: bool = True
+        self,
+        address: Address,
+        message: Message,
+        stamp: int,
+        sealed: bytes,
+        options: Options,
+        *,
+        ring: bool = True,
+        source: str = "",
     ) -> Mailbox | None:
         """Publishes a message and returns its mailbox; None when it was there already."""
         if options.message_id is None:  # a new id: no other message can have it
-            return self._publish(address, message, stamp, sealed, durable=options.durable, ring=ring)
+            return self._publish(address, message, stamp, sealed, durable=options.durable, ring=ring, source=source)
         # RACE: two that send the same message at the same moment: one of them looks when the other has published.
         with locks.hold(self._state, "sending", self._settings.lock_timeout):
             if self._copy_of(address, message):
                 return None
-            return self._publish(address, message, stamp, sealed, durable=options.durable, ring=ring)
+            return self._publish(address, message, stamp, sealed, durable=options.durable, ring=ring, source=source)
 
     def _copy_of(self, address: Address, message: Message) -> bool:
         try:
@@ -211,18 +238,24 @@ class Sender:
         return data is not None
 
     def _publish(
-        self, address: Address, message: Message, stamp: int, sealed: bytes, *, durable: bool | None, ring: bool = True
+        self,
+        address: Address,
+        message: Message,
+        stamp: int,
+        sealed: bytes,
+        *,
+        durable: bool | None,
+        ring: bool = True,
+        source: str = "",
     ) -> Mailbox:
-        file = file_of(stamp, message.id)
-        tmp_name = f"{message.from_agent}.{os.getpid()}.{stamp:016x}"
-        synced = self._settings.durable if durable is None else durable
+        file, tmp_name, synced = file_of(stamp, message.id), _tmp_name(message, stamp), self._is_durable(durable)
         last_try = False
         while True:
             try:
                 mailbox = self._mailboxes.open(address)
                 self._refuse_full(address, mailbox)
                 tmp_fd = self._state.folder(f"{QUEUE}/{TMP}")
-                mailbox.publish(file, sealed, tmp_name=tmp_name, tmp_fd=tmp_fd, durable=synced, ring=ring)
+                mailbox.publish(file, sealed, tmp_name=tmp_name, tmp_fd=tmp_fd, durable=synced, ring=ring, source=source)
             except FileNotFoundError:
                 # Somebody removed the mailbox, or the whole state directory: one that belongs there is made again.
                 self._mailboxes.forget(address)
@@ -268,6 +301,10 @@ class Sender:
 
 def _batches(addresses: list[Address], size: int) -> Iterator[list[Address]]:
     return (addresses[start : start + size] for start in range(0, len(addresses), size))
+
+
+def _tmp_name(message: Message, stamp: int) -> str:
+    return f"{message.from_agent}.{os.getpid()}.{stamp:016x}"
 
 
 def _nobody(address: Address) -> Failure:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final
 from mnemo_coord import errors
 from mnemo_coord.disk import files
 from mnemo_coord.disk.state_dir import QUEUE, StateDir
+from mnemo_coord.messages import shared
 from mnemo_coord.messages.message import LIMIT, Message, decode
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def _look(state: StateDir, signer: Signer, where: str, file: str, wall_ns: int) 
     status = os.stat(file, dir_fd=folder, follow_symlinks=False)
     if stat.S_ISREG(status.st_mode):
         with suppress(errors.State, OSError):
-            message = decode(files.read_bounded(file, LIMIT, dir_fd=folder), signer, file)
+            message = decode(shared.read(file, LIMIT, dir_fd=folder), signer, file)
     age = max(0.0, (wall_ns - status.st_ctime_ns) / 1e9)
     return SetAside(file=file, where=where, reason=_reason(file, folder), age=age, message=message)
 

@@ -27,11 +27,11 @@ class Fault:
         return ["-e", f"trace={call}", "-e", f"inject={call}:{self.injection}:when={number}"]
 
 
-WRITES = ("mkdirat", "renameat", "unlinkat", "write", "pwrite64", "fsync", "ftruncate")
+WRITES = ("mkdirat", "renameat", "linkat", "unlinkat", "write", "pwrite64", "fsync", "ftruncate")
 FAULTS = {
     # Whatever changes a file or a lock: between any two of them a process may die.
     "SIGKILL": Fault((*WRITES, "openat", "flock", "fchmod", "utimensat"), "signal=KILL"),
-    "ENOSPC": Fault((*WRITES[:2], *WRITES[3:], "openat"), "error=ENOSPC"),
+    "ENOSPC": Fault((*WRITES[:3], *WRITES[4:], "openat"), "error=ENOSPC"),
     "EIO": Fault((*WRITES[1:], "pread64"), "error=EIO"),
     "EMFILE": Fault(("openat", "inotify_init1", "pidfd_open"), "error=EMFILE"),
     "short write": Fault(("write", "pwrite64"), "retval=3"),
