@@ -73,11 +73,20 @@ class Beat:
         Raises:
             ValueError: it is not one.
         """
-        numbers = [body.get(name) for name in ("seq", "age_ns", "record_seq")]
-        texts = [body.get(name) for name in ("instance_id", "at", "boot_id")]
-        if not all(type(number) is int for number in numbers) or not all(type(text) is str for text in texts):
+        if any(type(body.get(name)) is not kind for name, kind in _TYPES):
             raise ValueError("not a heartbeat")
-        return cls(**{name: body[name] for name in cls.__slots__})
+        return cls(
+            instance_id=body["instance_id"],
+            seq=body["seq"],
+            at=body["at"],
+            age_ns=body["age_ns"],
+            boot_id=body["boot_id"],
+            record_seq=body["record_seq"],
+        )
+
+
+_TYPES: Final = (("instance_id", str), ("seq", int), ("at", str), ("age_ns", int), ("boot_id", str), ("record_seq", int))
+"""The exact types of the members: ``True`` is no number here."""
 
 
 class BeatFile:
