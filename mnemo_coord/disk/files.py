@@ -284,9 +284,7 @@ def publish(
             raise UnsyncedError(*error.args) from None
 
 
-def write_new(
-    name: str, data: bytes, *, dir_fd: int, durable: bool, points: Points = (), mode: int = FILE_MODE
-) -> None:
+def write_new(name: str, data: bytes, *, dir_fd: int, durable: bool, points: Points = (), mode: int = FILE_MODE) -> None:
     """Writes a temporary file, whole; when it raises, the file is gone.
 
     Raises:
