@@ -256,7 +256,8 @@ def layers() -> str:
 
 _ORDER = (
     "Coordinator", "Fleet", "Message", "Receipt", "Failure", "Delivery", "Instance", "Verdict", "AgentReport", "AgentState",
-    "Claim", "OwnerLock", "Event", "EventKind", "Report", "Finding", "Severity", "Settings", "CoordinationError",
+    "Claim", "OwnerLock", "BranchWork", "Assignment", "BranchConflict", "BranchState", "Worktree",
+    "Event", "EventKind", "Report", "Finding", "Severity", "Settings", "CoordinationError",
 )  # fmt: skip
 
 
@@ -280,7 +281,7 @@ def _class(kind: type) -> Iterator[str]:
         yield from _member(f"{kind.__name__}.{name}", member)
 
 
-_MADE_BY_OTHERS = {"Delivery", "Claim", "OwnerLock", "Fleet"}
+_MADE_BY_OTHERS = {"Delivery", "Claim", "OwnerLock", "Fleet", "BranchWork"}
 """Classes that a program gets from a call and does not make."""
 
 

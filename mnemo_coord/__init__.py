@@ -15,14 +15,19 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from typing import Any
 
+    from mnemo_coord.branch_work import BranchWork
     from mnemo_coord.coordinator import Coordinator
     from mnemo_coord.doctor import Report
     from mnemo_coord.errors import CoordinationError
     from mnemo_coord.events import Event, EventKind
     from mnemo_coord.findings import Finding, Severity
     from mnemo_coord.fleet import Fleet
+    from mnemo_coord.holdings.assignments import Assignment
+    from mnemo_coord.holdings.branch_view import BranchState
     from mnemo_coord.holdings.claims import Claim
+    from mnemo_coord.holdings.occupancy import BranchConflict
     from mnemo_coord.holdings.owner import OwnerLock
+    from mnemo_coord.holdings.worktrees import Worktree
     from mnemo_coord.members.instance import Instance
     from mnemo_coord.members.liveness import Verdict
     from mnemo_coord.members.reports import AgentReport, AgentState
@@ -33,6 +38,10 @@ if TYPE_CHECKING:
 _HOME = {
     "AgentReport": "members.reports",
     "AgentState": "members.reports",
+    "Assignment": "holdings.assignments",
+    "BranchConflict": "holdings.occupancy",
+    "BranchState": "holdings.branch_view",
+    "BranchWork": "branch_work",
     "Claim": "holdings.claims",
     "CoordinationError": "errors",
     "Coordinator": "coordinator",
@@ -50,11 +59,16 @@ _HOME = {
     "Settings": "settings",
     "Severity": "findings",
     "Verdict": "members.liveness",
+    "Worktree": "holdings.worktrees",
 }
 
 __all__ = [
     "AgentReport",
     "AgentState",
+    "Assignment",
+    "BranchConflict",
+    "BranchState",
+    "BranchWork",
     "Claim",
     "CoordinationError",
     "Coordinator",
@@ -72,6 +86,7 @@ __all__ = [
     "Settings",
     "Severity",
     "Verdict",
+    "Worktree",
     "__version__",
 ]
 

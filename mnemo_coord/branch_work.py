@@ -70,7 +70,7 @@ class BranchWork:
         intent: str | None = None,
         *,
         files: Iterable[str] = (),
-        mode: str = Mode.ISOLATED,
+        mode: str = "isolated",
         timeout: float = 0.0,
     ) -> Assignment:
         """Begins to work on a branch, or changes how. What is refused changes nothing.
@@ -97,7 +97,7 @@ class BranchWork:
         intent: str | None = None,
         *,
         files: Iterable[str] = (),
-        mode: str = Mode.ISOLATED,
+        mode: str = "isolated",
         timeout: float = 0.0,
     ) -> Assignment:
         """Begins to work on a branch and ends it on all others, in one step; what is refused changes nothing. See `join`."""

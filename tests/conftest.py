@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import os
 import random
 import socket
@@ -15,6 +16,12 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 FAST = {"MNEMOSYNE_HEARTBEAT_INTERVAL": "0.2", "MNEMOSYNE_POLL_INTERVAL": "0.2"}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compiles the package once, as pip does for one that is installed: another user cannot, and would do it at each start."""
+    if not hasattr(config, "workerinput"):
+        compileall.compile_dir(Path(__file__).parent.parent / "mnemo_coord", quiet=2)
 
 
 @pytest.fixture(autouse=True)

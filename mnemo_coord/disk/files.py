@@ -263,12 +263,7 @@ def publish(
         UnsyncedError: it has appeared, but its folder could not be synced.
         OSError: it cannot be written.
     """
-    linked = False
-    if source:
-        with suppress(OSError):  # whatever it was: who then writes a file of its own meets it, too, or does not
-            os.link(source, name, src_dir_fd=tmp_fd, dst_dir_fd=dir_fd, follow_symlinks=False)
-            linked = True
-    if not linked:
+    if not (source and _linked(source, name, tmp_fd, dir_fd)):
         write_new(tmp_name, data, dir_fd=tmp_fd, durable=durable, points=points, mode=mode)
         try:
             os.rename(tmp_name, name, src_dir_fd=tmp_fd, dst_dir_fd=dir_fd)
@@ -282,6 +277,13 @@ def publish(
             os.fsync(dir_fd)
         except OSError as error:
             raise UnsyncedError(*error.args) from None
+
+
+def _linked(source: str, name: str, source_fd: int, dir_fd: int) -> bool:
+    with suppress(OSError):  # whatever it was: who then writes a file of its own meets it, too, or does not
+        os.link(source, name, src_dir_fd=source_fd, dst_dir_fd=dir_fd, follow_symlinks=False)
+        return True
+    return False
 
 
 def write_new(name: str, data: bytes, *, dir_fd: int, durable: bool, points: Points = (), mode: int = FILE_MODE) -> None:

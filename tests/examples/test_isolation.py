@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import urllib.request
@@ -132,22 +133,24 @@ def test_a_slot_that_is_none_evaluates_nothing(home: Path) -> None:
     assert env(folder)["NGINX_PORT"] == "80", "what is asked for once is not for ever"
 
 
-def test_two_nginx_at_once(home: Path) -> None:
+def test_two_nginx_at_once(home: Path, port_base: int) -> None:
     """Two checkouts, each with a configuration of its own, that nginx takes and really serves."""
     with ExitStack() as stack:
-        said = []
+        said = {}
         for folder in (checkout(home, "orienter"), worktree(home, "hotfix")):
             file = folder / "mnemosyne.yaml"
-            file.write_text(file.read_text().replace("port: 80,", "port: 18080,"))
+            file.write_text(file.read_text().replace("port: 80,", f"port: {port_base},").replace("stride: 1000", "stride: 7"))
             (path,) = support.run("render", "--json", cwd=folder).json
             assert "$host" in Path(path).read_text()
             nginx = [shutil.which("nginx") or "/usr/sbin/nginx", "-p", str(folder), "-c", path]
             checked = subprocess.run([*nginx, "-t"], capture_output=True, text=True, check=False)
             assert checked.returncode == 0, checked.stderr
             server = stack.enter_context(support.Child(nginx, folder / "logs"))
+            stack.callback(server.stop, signal.SIGQUIT)  # killed, it would leave its workers behind
             port = int(env(folder)["NGINX_PORT"])
-            said.append(support.wait_until(lambda port=port, server=server: answer(port, server), what="nginx answers"))
-        assert said == ["nginx on 18080 for localhost", "nginx on 27080 for localhost"]
+            said[port] = support.wait_until(lambda port=port, server=server: answer(port, server), what="nginx answers")
+        assert len(said) == 2
+        assert said == {port: f"nginx on {port} for localhost" for port in said}
 
 
 def answer(port: int, server: support.Child) -> str | None:

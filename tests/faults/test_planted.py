@@ -359,7 +359,7 @@ def test_each_command_does_its_work_where_nothing_is_planted(used: Used, preciou
     """So that the commands above meet what is planted, and not each other."""
     outcomes = attempt(used, "", "", precious, tmp_path)
     assert [fault for outcome in outcomes for fault in outcome.faults] == []
-    assert [outcome.code for outcome in outcomes] == [0, 0, 1, 1] + [0] * 12 + [0, 0, 3, 3, 3, 3, 0, 0, 0, 0], outcomes
+    assert [outcome.code for outcome in outcomes] == [0, 0, 1, 1] + [0] * 12 + [0, 0, 3, 3, 3, 3, 0, 0, 0, 0, 0, 0], outcomes
 
 
 SAMPLE = [("process_registry.json", "FIFO"), ("bell", "symlink to a folder"), ("message", "device"), ("claim's lock", "socket")]
