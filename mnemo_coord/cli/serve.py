@@ -169,13 +169,15 @@ def _serve_api(me: Coordinator, listener: Listener | None) -> ApiServer | None:
 
 
 def _watch(me: Coordinator, *, as_json: bool) -> None:
+    branches = me.branches  # messages are still handed out while it is leaving
+
     from mnemo_coord.events import EventKind
 
     def log_message(message: Message) -> None:
         receiver = "everybody" if message.to_agent is None else message.to_agent
         _log.info("Message %s from %s to %s (%s)", message.message_type, message.from_agent, receiver, message.id)
         _log.debug("with payload %s", message.payload)
-        me.branches.attend(message)
+        branches.attend(message)
 
     def log_event(event: Event) -> None:
         with suppress(KeyError):

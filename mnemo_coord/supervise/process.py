@@ -22,8 +22,10 @@ def child_environment(environ: Mapping[str, str] | None = None) -> dict[str, str
     return {name: value for name, value in surroundings.items() if name != SECRET_VARIABLE}
 
 
-def run_in_foreground(argv: Sequence[str]) -> int:
+def run_in_foreground(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> int:
     """Runs a command and returns its exit code; 128 + N where signal N ended it, as a shell says it.
+
+    Its environment is ``environ``, by default ours, without the fleet's key.
 
     Ctrl-C reaches the child from the terminal; what is sent to us alone is passed on. Descriptors are not inherited, so a
     lock that is held for the child is not held by it.
@@ -32,7 +34,7 @@ def run_in_foreground(argv: Sequence[str]) -> int:
         errors.Command: it cannot be started.
     """
     try:
-        child = subprocess.Popen(list(argv), env=child_environment())  # noqa: S603  # the person's own command
+        child = subprocess.Popen(list(argv), env=child_environment(environ))  # noqa: S603  # the person's own command
     except (OSError, ValueError) as error:
         cause = getattr(error, "strerror", None) or str(error)
         raise errors.Command(f"{argv[0]}: cannot be started: {cause.lower()}", argv=list(argv), returncode=None) from None
