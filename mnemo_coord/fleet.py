@@ -79,7 +79,10 @@ class Fleet:
         from mnemo_coord.holdings.globs import check_globs
 
         settings = self.settings
-        critical = check_globs(glob.strip() for glob in settings.critical_paths.split(",") if glob.strip())
+        try:
+            critical = check_globs(glob.strip() for glob in settings.critical_paths.split(",") if glob.strip())
+        except errors.Config as error:
+            raise errors.Config(f"critical_paths: {error.message}", hint=error.hint, key="critical_paths") from None
         return Branches(
             self.claims,
             self.clock,

@@ -557,6 +557,19 @@ def test_without_git_it_says_so(state_dir: Path, tmp_path: Path) -> None:
         assert branch(state_dir, "status", env={"PATH": str(tmp_path)}).json == []
 
 
+def test_critical_paths_are_a_setting(state_dir: Path, root: Path) -> None:
+    strict = Settings(heartbeat_interval=0.2, poll_interval=0.1, critical_paths="infra/**, **/*.pem")
+    with Coordinator(state_dir, settings=strict) as one, Coordinator(state_dir, settings=strict) as two:
+        one.branches.join("main", files=["infra/a.tf", "migrations/1.sql"], mode="coordinated")
+        two.branches.join("main", files=["migrations/2.sql"], mode="coordinated")
+        with pytest.raises(errors.Conflict) as refused:
+            two.branches.join("main", files=["infra/b.tf"], mode="coordinated")
+        assert refused.value.severity == "block"
+    done = branch(state_dir, "status", env={"MNEMOSYNE_CRITICAL_PATHS": "/etc/passwd"})
+    assert (done.returncode, done.json["error"]["code"]) == (2, "config")
+    assert "critical_paths" in done.json["error"]["message"]
+
+
 def test_a_full_disk_changes_nothing(state_dir: Path, fleet: Fleet, root: Path) -> None:
     """What cannot be written was not joined."""
     with Coordinator(state_dir, settings=FAST) as me:

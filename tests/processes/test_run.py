@@ -73,7 +73,7 @@ def test_the_key_is_not_handed_on_and_the_environment_is(state_dir: Path, monkey
     assert found["OWN"] == "kept"
     assert int(found["PORT"]) == int(found["WEB_PORT"]) >= 8123
     assert found["MNEMOSYNE_DIR"] == str(state_dir)
-    (folder / "mnemosyne.yaml").write_text("servces: {}\n".replace("servces", "service"))
+    (folder / "mnemosyne.yaml").write_text("service: {}\n")
     assert run(state_dir, "--", "env", cwd=folder).returncode == 2
 
 
