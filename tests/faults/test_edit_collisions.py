@@ -105,22 +105,20 @@ def conflicts(state_dir: Path) -> list[dict[str, Any]]:
 # Told
 
 
-def test_both_are_told_within_a_second_and_once(
-    state_dir: Path, root: Path, linked: Path, two: tuple[Watcher, Watcher]
-) -> None:
+def test_both_are_told_at_once_and_once(state_dir: Path, root: Path, linked: Path, two: tuple[Watcher, Watcher]) -> None:
     one, other = two
     (linked / "a").write_text("other's\n")
     other.changes("a")
     saved = time.time()
     (root / "a").write_text("mine\n")
     message = other.first("message")
-    assert message["at"] - saved < 1.0
+    assert message["at"] - saved < 5.0, "the poll would take a minute; on an idle machine it is 0.2 s"
     assert {key: message[key] for key in ("sender", "type", "kind", "branch", "severity", "files")} == {
         "sender": one.instance_id, "type": "ConflictNotification", "kind": "edits", "branch": "main", "severity": "error", "files": ["a"],
     }  # fmt: skip
     for who, whom, branch in ((one, other, "main"), (other, one, "other")):
         event = who.first("edits_collided")
-        assert event["at"] - saved < 1.0
+        assert event["at"] - saved < 5.0
         found = (event["about"], event["other"], event["branch"], event["severity"], event["files"])
         assert found == (who.instance_id, whom.instance_id, branch, "error", ["a"])
         assert whom.instance_id in event["reason"]
