@@ -121,7 +121,7 @@ class Viewer:
         fleet = self._fleet
         last_event_id = fleet.events.last_id  # before the rest: what happens meanwhile is told again, not lost
         instances = fleet.instances()
-        aside = fleet.fates.aside()
+        aside, held = fleet.fates.aside(), fleet.branches.assignments()
         return Overview(
             at=rfc3339(fleet.clock.wall_ns()),
             version=mnemo_coord.__version__,
@@ -134,8 +134,8 @@ class Viewer:
             dead_lettered=aside[Fate.DEAD_LETTERED],
             refused=aside[Fate.REFUSED],
             claims=held_claims(fleet.claims),
-            branches=tuple(fleet.branches.assignments()),
-            conflicts=tuple(fleet.branches.conflicts()),
+            branches=tuple(held),
+            conflicts=tuple(fleet.branches.conflicts(held)),
             flows=tuple(traffic.flows(fleet.state, fleet.signer, fleet.clock)),
             findings=self._findings,
             past=self._past(),

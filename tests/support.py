@@ -31,6 +31,12 @@ def wait_until(condition: Callable[[], Any], timeout: float = 15.0, what: str = 
         time.sleep(0.005)
 
 
+def git(root: Path, *args: str) -> str:
+    """What git prints there; commits are those of somebody."""
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    return subprocess.run(["git", *identity, *args], cwd=root, capture_output=True, text=True, check=True).stdout
+
+
 class Cli(subprocess.CompletedProcess[str]):
     """A finished command."""
 

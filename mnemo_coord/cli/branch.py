@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mnemo_coord import errors
 from mnemo_coord.cli.commands import Common, common
+from mnemo_coord.cli.fleets import looking, speaker
 from mnemo_coord.cli.output import complain, document, line, table, talk
 
 if TYPE_CHECKING:
     from mnemo_coord.branch_work import BranchWork
-    from mnemo_coord.fleet import Fleet
     from mnemo_coord.holdings.assignments import Assignment
     from mnemo_coord.holdings.branch_view import BranchState
-    from mnemo_coord.members.registration import Registration
 
-__all__ = ["command", "speaker"]
+__all__ = ["command"]
 
 
 @click.group("branch")
@@ -124,7 +121,7 @@ def release(shared: Common, *, who: str | None, branch: str | None) -> int:
 @common
 def status(shared: Common, *, every: bool) -> int:
     """Show who works on which branch."""
-    with _looking(shared) as fleet:
+    with looking(shared) as fleet:
         states = fleet.branches.states(every=every) if fleet else []
     if shared.as_json:
         document(states)
@@ -152,7 +149,7 @@ def _how(one: Assignment) -> str:
 @common
 def conflicts(shared: Common) -> int:
     """Show what is between instances that work on one branch. Exit 1 when there is anything."""
-    with _looking(shared) as fleet:
+    with looking(shared) as fleet:
         found = fleet.branches.conflicts() if fleet else []
     if shared.as_json:
         document(found)
@@ -165,19 +162,6 @@ def conflicts(shared: Common) -> int:
 
 
 @contextmanager
-def _looking(shared: Common) -> Iterator[Fleet | None]:
-    from mnemo_coord.fleet import Fleet
-
-    try:
-        fleet = Fleet.open(shared.dir, create=False)
-    except errors.NotFound:
-        yield None
-        return
-    with fleet:
-        yield fleet
-
-
-@contextmanager
 def _speaking(shared: Common, who: str | None) -> Iterator[BranchWork]:
     from mnemo_coord.branch_work import BranchWork
     from mnemo_coord.fleet import Fleet
@@ -186,25 +170,3 @@ def _speaking(shared: Common, who: str | None) -> Iterator[BranchWork]:
         fleet.state.writable = True
         registration = speaker(fleet, who)
         yield BranchWork(fleet, registration.instance_id, registration.roles)
-
-
-def speaker(fleet: Fleet, who: str | None) -> Registration:
-    """The instance that a command speaks for: the one named, that of the worktree it runs in, or the only one there is.
-
-    Raises:
-        errors.NotFound: nobody alive has that id or name.
-        errors.Config: none is named, and there is not exactly one.
-    """
-    from mnemo_coord.disk.state_dir import WORKTREES
-
-    place = fleet.state.path / WORKTREES
-    here = Path(os.path.realpath(os.getcwd()))
-    if who is None and here.is_relative_to(place) and here != place:
-        who = here.relative_to(place).parts[0]
-    if who is not None:
-        return fleet.find(who)
-    living = [instance.instance_id for instance in fleet.instances() if instance.status.lives]
-    if len(living) != 1:
-        what = "there is no live instance" if not living else f"{len(living)} instances live: whom is this for?"
-        raise errors.Config(what, hint="--for INSTANCE, or the variable MNEMOSYNE_INSTANCE", key="for")
-    return fleet.find(living[0])

@@ -14,6 +14,7 @@ import click
 
 from mnemo_coord import errors
 from mnemo_coord.cli.commands import Common, common
+from mnemo_coord.cli.fleets import worktree_owner
 from mnemo_coord.cli.output import document, line, talk
 
 if TYPE_CHECKING:
@@ -197,12 +198,7 @@ def _committer(fleet: Fleet) -> str | None:
 
     Never the only one there is, unlike for other commands: what it holds is held against everybody who is not known to be it.
     """
-    from mnemo_coord.disk.state_dir import WORKTREES
-
-    place, here = fleet.state.path / WORKTREES, Path(os.path.realpath(os.getcwd()))
-    who = os.environ.get("MNEMOSYNE_INSTANCE")
-    if not who and here.is_relative_to(place) and here != place:
-        who = here.relative_to(place).parts[0]
+    who = os.environ.get("MNEMOSYNE_INSTANCE") or worktree_owner(fleet)
     try:
         return fleet.find(who).instance_id if who else None
     except errors.NotFound:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
 
 from mnemo_coord import errors
 from mnemo_coord.cli.commands import Common, common
+from mnemo_coord.cli.fleets import looking
 from mnemo_coord.cli.output import document, line, table, talk
 from mnemo_coord.display import json_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from mnemo_coord.fleet import Fleet
     from mnemo_coord.messages.fates import Depth, Known
     from mnemo_coord.messages.set_aside import SetAside
@@ -31,7 +29,7 @@ def command(ctx: click.Context, shared: Common) -> int:
     ctx.obj = shared
     if ctx.invoked_subcommand is not None:
         return 0
-    with _looking(shared) as fleet:
+    with looking(shared) as fleet:
         depths = fleet.fates.depths() if fleet else []
         aside = fleet.fates.set_aside() if fleet else []
     if shared.as_json:
@@ -45,20 +43,6 @@ def command(ctx: click.Context, shared: Common) -> int:
     if aside:
         talk(f"{len(aside)} message(s) were set aside: `mnemosyne queue show` says which and why.")
     return 0
-
-
-@contextmanager
-def _looking(shared: Common) -> Iterator[Fleet | None]:
-    """The fleet, opened for reading; None where there is none."""
-    from mnemo_coord.fleet import Fleet
-
-    try:
-        fleet = Fleet.open(shared.dir, create=False)
-    except errors.NotFound:
-        yield None
-        return
-    with fleet:
-        yield fleet
 
 
 def _row(depth: Depth) -> tuple[str, ...]:
@@ -82,7 +66,7 @@ def show(shared: Common, *, what: str | None) -> int:
 
     Those that were set aside, or those at an ADDRESS, or one by its id or file name.
     """
-    with _looking(shared) as fleet:
+    with looking(shared) as fleet:
         found = _find(fleet, what) if fleet else []
     if what is not None and not found:
         raise errors.NotFound(f"there is no message at or called {what!r}", hint="`mnemosyne queue` lists the mailboxes")

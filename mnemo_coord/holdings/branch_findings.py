@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -13,6 +12,7 @@ from mnemo_coord.findings import Finding, Severity
 from mnemo_coord.holdings import branch_view
 from mnemo_coord.holdings.assignments import read_strictly
 from mnemo_coord.members.identity import is_id
+from mnemo_coord.members.leftovers import is_being_written
 
 if TYPE_CHECKING:
     from mnemo_coord.holdings.assignments import Assignment
@@ -44,8 +44,7 @@ def _judged(branches: Branches, name: str, *, fix: bool) -> list[Finding]:
     owner, _, rest = name.partition(".")
     subject, folder = f"{BRANCHES}/{name}", branches.state.folder(BRANCHES)
     if rest != "json":
-        pid = rest.removesuffix(".tmp").rpartition(".")[2]
-        if pid.isdecimal() and os.path.exists(f"/proc/{pid}"):
+        if is_being_written(name):
             return []
         finding = _finding(_LEFTOVER, subject)
         return [finding.mended_by(partial(files.remove, name, dir_fd=folder)) if fix else finding]

@@ -140,9 +140,7 @@ class Branches:
 
     def _refuse_twin(self, git: Git, branch: str, held: Iterable[Assignment]) -> None:
         """Two names that differ in the case of their letters are one file on some file systems, and git then mixes them up."""
-        if not git.succeeds("config", "--bool", "--get", "core.ignorecase"):
-            return
-        if git.run("config", "--bool", "--get", "core.ignorecase").strip() != "true":
+        if git.run("config", "--bool", "--default", "false", "--get", "core.ignorecase").strip() != "true":
             return
         for other in sorted({*_names(git), *(one.branch for one in held)} - {branch}):
             if other.casefold() == branch.casefold():
@@ -232,12 +230,12 @@ class Branches:
             for branch in sorted({*held, *(where if every else ())})
         ]
 
-    def conflicts(self) -> list[BranchConflict]:
+    def conflicts(self, held: list[Assignment] | None = None) -> list[BranchConflict]:
         """What is between instances that are on one branch now: warnings, and what was consented to or bypassed.
 
-        And the files that two of them are changing.
+        And the files that two of them are changing. ``held`` is what `assignments` has just returned, where that is at hand.
         """
-        held = self.assignments()
+        held = self.assignments() if held is None else held
         pairs = ((later, earlier) for index, later in enumerate(held) for earlier in held[:index])
         found = (conflict(later, earlier, self.critical) for later, earlier in pairs if later.branch == earlier.branch)
         return [*(one for one in found if one is not None), *self._collisions(held)]

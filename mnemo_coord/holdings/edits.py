@@ -28,6 +28,7 @@ from mnemo_coord.disk.signing import Purpose, Signer
 from mnemo_coord.disk.state_dir import EDITS, StateDir
 from mnemo_coord.findings import Finding, Severity
 from mnemo_coord.members.identity import is_id
+from mnemo_coord.members.leftovers import is_left_over
 
 __all__ = ["Edits", "check", "drawn_up", "is_there", "meant", "read", "read_all", "remove", "spelled", "write"]
 
@@ -176,7 +177,7 @@ def check(state: StateDir, lives: Callable[[str], bool], *, fix: bool = False) -
     """What instances that are gone said, and what was half written. A record that is not ours is heeded by nobody."""
     found = []
     for name in state.listing(EDITS):
-        if not _is_leftover(name, lives):
+        if not is_left_over(name, lives):
             continue
         finding = Finding(
             code="leftover-edits",
@@ -187,11 +188,3 @@ def check(state: StateDir, lives: Callable[[str], bool], *, fix: bool = False) -
         )
         found.append(finding.mended_by(partial(files.remove, name, dir_fd=state.folder(EDITS))) if fix else finding)
     return found
-
-
-def _is_leftover(name: str, lives: Callable[[str], bool]) -> bool:
-    owner, _, rest = name.partition(".")
-    if name.endswith(".tmp"):
-        pid = rest.removesuffix(".tmp").rpartition(".")[2]
-        return not (pid.isdecimal() and os.path.exists(f"/proc/{pid}"))
-    return not (is_id(owner) and lives(owner))

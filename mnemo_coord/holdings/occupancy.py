@@ -8,7 +8,7 @@ critical files, such as migrations, both are a *block*, which not even the other
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import product
 
@@ -106,10 +106,10 @@ def severity(first: str, second: str, critical: Iterable[str]) -> ConflictSeveri
 
 def conflict(wish: Assignment, held: Assignment, critical: Sequence[str]) -> BranchConflict | None:
     """What is between a wish, or an assignment, and an assignment of somebody else; None where nothing is."""
-    found = [(severity(mine, theirs, critical), mine, theirs) for mine, theirs in product(wish.writes, held.writes)]
-    close = [(how, mine, theirs) for how, mine, theirs in found if how is not None]
     if not wish.writes or not held.writes:
         return None
+    found = [(severity(mine, theirs, critical), mine, theirs) for mine, theirs in product(wish.writes, held.writes)]
+    close = [(how, mine, theirs) for how, mine, theirs in found if how is not None]
     alone = next((one for one in (held, wish) if one.mode is Mode.ISOLATED), None)
     worst = max((how for how, _, _ in close), key=lambda how: how.rank, default=None)
     if alone is not None and (worst is None or worst.rank < ConflictSeverity.ERROR.rank):
@@ -164,8 +164,6 @@ def _consents(held: Assignment, found: BranchConflict) -> bool:
 def _suggestions(
     wish: Assignment, in_the_way: list[BranchConflict], others: list[Assignment], critical: Sequence[str]
 ) -> tuple[Suggestion, ...]:
-    from dataclasses import replace
-
     holders = list(dict.fromkeys(one.other for one in in_the_way))
     found = []
     if wish.mode is Mode.ISOLATED:

@@ -29,6 +29,7 @@ from mnemo_coord.disk.state_dir import REPORTS, StateDir
 from mnemo_coord.events import Broadcaster, EventKind
 from mnemo_coord.findings import Finding, Severity
 from mnemo_coord.members.identity import is_id
+from mnemo_coord.members.leftovers import is_left_over
 
 __all__ = ["AgentReport", "AgentState", "Hearing", "check", "check_report", "read", "read_all", "remove", "state_name", "write"]
 
@@ -172,7 +173,7 @@ def check(fleet_dir: StateDir, lives: Callable[[str], bool], *, fix: bool = Fals
     """What was reported by, or half written for, instances that are gone."""
     found = []
     for name in fleet_dir.listing(REPORTS):
-        if not _is_leftover(name, lives):
+        if not is_left_over(name, lives):
             continue
         finding = Finding(
             code="leftover-report",
@@ -183,11 +184,3 @@ def check(fleet_dir: StateDir, lives: Callable[[str], bool], *, fix: bool = Fals
         )
         found.append(finding.mended_by(partial(files.remove, name, dir_fd=fleet_dir.folder(REPORTS))) if fix else finding)
     return found
-
-
-def _is_leftover(name: str, lives: Callable[[str], bool]) -> bool:
-    owner, _, rest = name.partition(".")
-    if name.endswith(".tmp"):
-        pid = rest.removesuffix(".tmp").rpartition(".")[2]
-        return not (pid.isdecimal() and os.path.exists(f"/proc/{pid}"))
-    return not (is_id(owner) and lives(owner))

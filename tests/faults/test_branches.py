@@ -16,17 +16,13 @@ from typing import Any, Self
 
 import pytest
 import support
+from support import git
 
 from mnemo_coord import Coordinator, Event, Fleet, Message, Settings, doctor, errors
 from mnemo_coord.disk.files import CRASH_VARIABLE, CrashPoint
 from mnemo_coord.holdings.assignments import draft
 
 FAST = Settings(heartbeat_interval=0.2, poll_interval=0.1)
-
-
-def git(root: Path, *args: str) -> str:
-    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
-    return subprocess.run(["git", *identity, *args], cwd=root, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.fixture

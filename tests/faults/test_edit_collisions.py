@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 import support
+from support import git
 from unit.kernel import unshare
 
 from mnemo_coord import Coordinator, Fleet, Settings, edit_watch, errors
@@ -23,11 +24,6 @@ from mnemo_coord.holdings import checkout, edits
 FAST = Settings(heartbeat_interval=0.2, poll_interval=0.2)
 BLIND = {"MNEMOSYNE_POLL_INTERVAL": "60", "MNEMOSYNE_HEARTBEAT_INTERVAL": "0.2"}
 """What is noticed within a test is noticed because the kernel says so."""
-
-
-def git(root: Path, *args: str) -> str:
-    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
-    return subprocess.run(["git", *identity, *args], cwd=root, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 import support
+from support import git
 
 from mnemo_coord import Coordinator, Fleet, Settings, errors
 from mnemo_coord.disk.clock import SystemClock
@@ -24,11 +25,6 @@ from mnemo_coord.members.identity import ProcessIdentity
 from mnemo_coord.members.registration import Registration
 
 FAST = Settings(heartbeat_interval=0.2, poll_interval=0.1)
-
-
-def git(root: Path, *args: str) -> str:
-    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
-    return subprocess.run(["git", *identity, *args], cwd=root, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.fixture
