@@ -15,6 +15,8 @@ from typing import Any
 
 import support
 
+_TRIES = 3
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -102,9 +104,17 @@ class Zygote:
     def _attach(self, pid: int, injection: list[str]) -> subprocess.Popen[bytes]:
         self._log.write_text("")
         argv = ["strace", "-f", "-qq", "-o", str(self._log), *injection, "-p", str(pid)]
-        tracer = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        support.wait_until(lambda: _is_traced(pid), 10, "strace attaches")
-        return tracer
+        # In one of some thousand cases strace never attaches. The operation has not begun, so another one may try.
+        for _ in range(_TRIES):
+            tracer = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            try:
+                support.wait_until(lambda: _is_traced(pid), 10, "strace attaches")
+            except AssertionError:
+                tracer.kill()
+                tracer.wait(10)
+            else:
+                return tracer
+        raise AssertionError(f"strace did not attach to {pid} in {_TRIES} tries")
 
     @staticmethod
     def _await_end(tracer: subprocess.Popen[bytes], pid: int) -> None:
