@@ -11,7 +11,7 @@ from mnemo_coord.disk.state_dir import INSTANCES, QUEUE, StateDir
 from mnemo_coord.findings import Finding, Severity
 from mnemo_coord.members.identity import is_id, lock_name
 from mnemo_coord.messages.mailbox import TMP, Mailbox
-from mnemo_coord.messages.set_aside import DEAD, REFUSED
+from mnemo_coord.messages.set_aside import DEAD, REFUSED, count
 
 if TYPE_CHECKING:
     from mnemo_coord.messages.queue import Queue
@@ -34,7 +34,7 @@ def check(queue: Queue, state: StateDir, lives: Callable[[str], bool], *, fix: b
     ]
     found += [_odd(box, names) for box in mailboxes if box.address.text not in gone and (names := box.odd())]
     found += [_half_sent(state, name, fix=fix) for name in state.listing(f"{QUEUE}/{TMP}") if _is_leftover(name, state, lives)]
-    return found + [_set_aside(state, where) for where in (REFUSED, DEAD) if state.listing(f"{QUEUE}/{where}")]
+    return found + [_set_aside(where, kept) for where in (REFUSED, DEAD) if (kept := count(state, where))]
 
 
 def _odd(mailbox: Mailbox, names: list[str]) -> Finding:
@@ -89,13 +89,12 @@ def _half_sent(state: StateDir, name: str, *, fix: bool) -> Finding:
     return finding.mended_by(lambda: files.remove(name, dir_fd=state.folder(f"{QUEUE}/{TMP}"))) if fix else finding
 
 
-def _set_aside(state: StateDir, where: str) -> Finding:
-    kept = [name for name in state.listing(f"{QUEUE}/{where}") if not name.endswith(".reason")]
+def _set_aside(where: str, kept: int) -> Finding:
     what = "refused" if where == REFUSED else "could not be delivered"
     return Finding(
         code=f"messages-{where.replace('_', '-')}",
         severity=Severity.NOTICE,
         subject=f"{QUEUE}/{where}",
-        message=f"{len(kept)} message(s) {what}",
+        message=f"{kept} message(s) {what}",
         hint="`mnemosyne queue show` lists them with the reasons",
     )

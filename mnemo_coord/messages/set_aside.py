@@ -62,11 +62,13 @@ def keep(name: str, *, source_fd: int, queue_fd: int, where: str, box: str, file
     folder = files.make_dir(where, dir_fd=queue_fd)
     with files.opened(folder):
         kept_as = _free_name(f"{box[:_BOX_SHOWN]}.{file[-_FILE_SHOWN:]}", folder)
+        _explain(kept_as, reason, folder)  # first, so that whoever sees the message can read why it is here
         try:
             os.rename(name, kept_as, src_dir_fd=source_fd, dst_dir_fd=folder)
         except FileNotFoundError:
+            if kept_as not in os.listdir(folder):
+                files.remove(f"{kept_as}{_SUFFIX}", dir_fd=folder)
             return False
-        _explain(kept_as, reason, folder)
     return True
 
 
@@ -78,8 +80,9 @@ def _free_name(wanted: str, folder: int) -> str:
 
 
 def _explain(kept_as: str, reason: str, folder: int) -> None:
-    """Writes the reason beside a file, which is safe already: on a full disk, or killed half way, it goes without."""
+    """Writes the reason for a file. On a full disk it goes without; one that somebody left who was killed here is replaced."""
     with suppress(OSError):
+        files.remove(f"{kept_as}{_SUFFIX}", dir_fd=folder)
         fd = files.create(f"{kept_as}{_SUFFIX}", dir_fd=folder)
         with files.opened(fd):
             files.write_all(fd, reason.encode(errors="replace")[:_REASON_LIMIT] + b"\n")

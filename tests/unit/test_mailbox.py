@@ -251,6 +251,28 @@ def test_setting_aside_loses_nothing(queue: int, place: Path) -> None:
     assert sorted(everything(place).values()) == [b"one", b"two"]
 
 
+def test_what_is_set_aside_is_explained_before_it_is_seen(queue: int, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever sees the message can read why it is there; nothing stays of a try that came to nothing."""
+    box = Mailbox.make(Address.parse("planner"), queue)
+    publish(box, queue, "m.json", b"one")
+    seen = []
+    rename = os.rename
+
+    def watched(*given: str, **more: int) -> None:
+        seen.append([path.read_text() for path in (place / set_aside.DEAD).glob("*.reason")])
+        rename(*given, **more)
+
+    monkeypatch.setattr(os, "rename", watched)
+    assert box.set_aside("m.json", set_aside.DEAD, "is no good")
+    assert seen == [["is no good\n"]]
+    assert not box.set_aside("m.json", set_aside.DEAD, "is gone")
+    assert [path.read_text() for path in (place / set_aside.DEAD).glob("*.reason")] == ["is no good\n"]
+    (place / set_aside.DEAD / "name-706c616e6e6572.n.json.reason").write_text("of one who was killed here")
+    publish(box, queue, "n.json", b"two")
+    assert box.set_aside("n.json", set_aside.DEAD, "is no good either")
+    assert (place / set_aside.DEAD / "name-706c616e6e6572.n.json.reason").read_text() == "is no good either\n"
+
+
 def test_a_dissolved_mailbox_loses_nothing_and_takes_nothing(queue: int, place: Path) -> None:
     """I2, Q17."""
     box = Mailbox.make(Address.parse(ME), queue)
