@@ -32,6 +32,7 @@ _COMMANDS: Final = {
     "render": ("render", "Write the files of this checkout's instance."),
     "slots": ("slots", "Show which checkout has which slot and ports."),
     "scope": ("scope", "Show under which name things are stored here."),
+    "trust": ("trust", "Let the commands of a mnemosyne.yaml run."),
     "run": ("run", "Run any program as an instance."),
     "own": ("own", "Run a command while holding the owner lock of a file."),
     "config": ("config", "Show every setting and where it came from."),

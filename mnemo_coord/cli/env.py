@@ -24,7 +24,7 @@ def command(shared: Common, *, form: str) -> int:
     from mnemo_coord.cli.here import instance_here
     from mnemo_coord.instances import environment
 
-    _, _, wanted = instance_here()
+    wanted = instance_here().variables()
     text = environment.FORMATS["json" if shared.as_json else form](wanted, os.environ)
     sys.stdout.write(text + "\n")  # as it is: it is quoted for whoever evaluates it
     sys.stdout.flush()

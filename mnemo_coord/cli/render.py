@@ -20,9 +20,9 @@ def command(shared: Common) -> int:
     from mnemo_coord.cli.here import instance_here
     from mnemo_coord.instances.templates import render
 
-    project, slot, values = instance_here()
-    filled = {"slot": str(slot.slot), "name": slot.name, "project": project.name}
-    written = [str(path) for path in render(project, values, filled)]
+    here = instance_here()
+    filled = {"slot": str(here.slot.slot), "name": here.slot.name, "project": here.project.name}
+    written = [str(path) for path in render(here.project, here.variables(), filled)]
     if shared.as_json:
         document(written)
     for path in written if not shared.as_json else ():

@@ -2,42 +2,120 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
 import click
 
+from mnemo_coord import errors
 from mnemo_coord.cli.commands import Common, common
+from mnemo_coord.cli.output import talk
+
+if TYPE_CHECKING:
+    from mnemo_coord.cli.here import Here
+    from mnemo_coord.instances.project import Service
+    from mnemo_coord.instances.service_ports import ServicePorts
 
 __all__ = ["command"]
 
+_ENABLE = "--enable-"
 
-@click.command("run", context_settings={"ignore_unknown_options": False})
-@click.option("--name", metavar="NAME", envvar="MNEMOSYNE_INSTANCE", help="Whose place it takes.")
+
+class _Run(click.Command):
+    """What stands behind ``--`` is another program's; ``--enable-NAME`` is ``--enable NAME``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        end = args.index("--") if "--" in args else len(args)
+        own = [f"--enable={word.removeprefix(_ENABLE)}" if word.startswith(_ENABLE) else word for word in args[:end]]
+        rest = super().parse_args(ctx, own)
+        ctx.params["argv"] = tuple(args[end + 1 :])
+        return rest
+
+
+@click.command("run", cls=_Run)
+@click.option("--name", metavar="NAME", envvar="MNEMOSYNE_INSTANCE", help="Whose place it takes; the same as NAME.")
 @click.option("--role", "roles", metavar="ROLE", multiple=True, help="What it can do. May be given several times.")
-@click.argument("argv", nargs=-1, required=True, metavar="-- COMMAND…")
+@click.option("--service", "services", metavar="SERVICE", multiple=True, help="What it serves; else all that is free.")
+@click.option("--listen-fds", is_flag=True, help="Hand it listening sockets, by the protocol of LISTEN_FDS.")
+@click.option("--enable", "wanted", metavar="SINGLETON", multiple=True, help="Ask for a singleton; also --enable-SINGLETON.")
+@click.argument("called", required=False, metavar="[NAME] [-- COMMAND…]")
 @common
-def command(shared: Common, *, name: str | None, roles: tuple[str, ...], argv: tuple[str, ...]) -> int:
-    """Run COMMAND as an instance: registered and beating as long as it runs, with its project's environment.
+def command(shared: Common, *, name: str | None, called: str | None, argv: tuple[str, ...], **options: Any) -> int:
+    """Run COMMAND as an instance: registered and beating as long as it runs, with its project's environment and ports.
 
-    Signals are passed on, and its exit code becomes ours. In it, `mnemosyne report`, `branch` and `send` speak for it.
+    Without COMMAND the one of --service is run, if the project's mnemosyne.yaml is trusted. Its ports are kept for it until
+    it listens. Signals are passed on, and its exit code becomes ours. In it, `mnemosyne report`, `branch` and `send` speak
+    for it.
     """
     from mnemo_coord.coordinator import Coordinator
     from mnemo_coord.supervise.process import run_in_foreground
 
-    surroundings = _environment()
-    with Coordinator(shared.dir, name=name, roles=roles) as me:
+    services: tuple[str, ...] = options["services"]
+    if not argv and len(services) != 1:
+        raise click.UsageError("What is to be run? `-- COMMAND`, or one --service that has a command in mnemosyne.yaml.")
+    here = _here(needed=bool(services or options["wanted"]))
+    with ExitStack() as stack:
+        me = stack.enter_context(Coordinator(shared.dir, name=called or name, roles=options["roles"]))
         own = {"MNEMOSYNE_DIR": str(me.fleet.state.path), "MNEMOSYNE_INSTANCE": me.name or me.instance_id}
-        return run_in_foreground(argv, {**surroundings, **own})
+        if here is None:
+            return run_in_foreground(argv, {**os.environ, **own})
+        chosen = [here.project.service(service) for service in services]
+        environ = {**here.surroundings, **here.variables(_singletons(here, options["wanted"], me.instance_id, stack)), **own}
+        if chosen:
+            environ["PORT"] = str(here.slot.ports[chosen[0].name])
+        argv = argv or _command(here, chosen[0], environ)
+        ports = stack.enter_context(_ports(here, chosen, fds=options["listen_fds"]))
+        return run_in_foreground(argv, environ, handed=ports.handed, reserved=ports.reserved)
 
 
-def _environment() -> dict[str, str]:
-    """Ours, and that of the instance of the project here, where there is one."""
-    import os
-
-    from mnemo_coord import errors
+def _here(*, needed: bool) -> Here | None:
+    """The instance of the project here, where there is one."""
     from mnemo_coord.cli.here import instance_here
-    from mnemo_coord.instances import environment
 
     try:
-        wanted = instance_here()[2]
+        return instance_here()
     except errors.NotFound:
-        return dict(os.environ)
-    return environment.given(os.environ) | wanted
+        if needed:
+            raise
+        return None
+
+
+def _command(here: Here, service: Service, environ: Mapping[str, str]) -> tuple[str, ...]:
+    """The command of a service, from the project's file."""
+    from mnemo_coord.instances.project import FILE
+    from mnemo_coord.instances.templates import fill
+    from mnemo_coord.instances.trust import Trust
+
+    if not service.command:
+        where = here.project.root / FILE
+        raise errors.Config(
+            f"{where}: services.{service.name} has no command", hint="-- COMMAND", key=f"services.{service.name}"
+        )
+    Trust().require(here.project, f"the command of {service.name} is not run")
+    return tuple(fill(word, environ, environ) for word in service.command)
+
+
+def _singletons(here: Here, wanted: Sequence[str], instance_id: str, stack: ExitStack) -> Collection[str]:
+    """Takes those that are asked for, and those of this slot that nobody has. Returns their names."""
+    from mnemo_coord.instances.singletons import Singletons
+
+    taken = Singletons.take(here.project, here.slot.slot, here.surroundings, wanted, instance_id)
+    stack.callback(taken.release)
+    for error in taken.passed_over:
+        talk(f"mnemosyne: {error.message}: it is off here")
+    return taken.held
+
+
+def _ports(here: Here, chosen: Sequence[Service], *, fds: bool) -> ServicePorts:
+    """Keeps the ports of these services for the program, by default of all that are free."""
+    from mnemo_coord.instances.service_ports import ServicePorts
+
+    ports = ServicePorts.keep(chosen or here.project.services, here.slot.ports, fds=fds)
+    if chosen and ports.taken:
+        with ports:
+            ports.refuse()
+    for what in ports.busy().values():
+        talk(f"mnemosyne: {what}")
+    return ports

@@ -26,7 +26,19 @@ if TYPE_CHECKING:
 
     from mnemo_coord.members.registration import Registration
 
-__all__ = ["NONCE_HEADER", "PROOF_HEADER", "Listener", "answers", "candidates", "check", "parse_address", "proof", "scan"]
+__all__ = [
+    "NONCE_HEADER",
+    "PROOF_HEADER",
+    "Listener",
+    "answers",
+    "candidates",
+    "check",
+    "listen",
+    "owner_of",
+    "parse_address",
+    "proof",
+    "scan",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -87,7 +99,7 @@ def scan(host: str, port: int) -> Listener | None:
         errors.State: the address cannot be used at all.
     """
     for candidate in candidates(port):
-        found = _listen(host, candidate)
+        found = listen(host, candidate)
         if found is not None:
             return found
         if candidate == port:
@@ -95,7 +107,12 @@ def scan(host: str, port: int) -> Listener | None:
     return None
 
 
-def _listen(host: str, port: int) -> Listener | None:
+def listen(host: str, port: int) -> Listener | None:
+    """Binds and listens; None when somebody has the port, or it is not for us.
+
+    Raises:
+        errors.State: the address cannot be used at all.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listening = socket.socket(family, socket.SOCK_STREAM)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -15,6 +17,7 @@ _LIMIT: Final = 256 * 1024
 """Bytes."""
 _KINDS: Final = {str: "text", int: "a whole number", list: "a list", bool: "true or false"}
 _Value = TypeVar("_Value", str, int, list[Any], bool)
+_Choice = TypeVar("_Choice", bound=StrEnum)
 
 
 def load(path: Path) -> Section:
@@ -49,15 +52,17 @@ def load(path: Path) -> Section:
         found = {}
     if not isinstance(found, Mapping):
         raise errors.Config(f"{path}:1: has to be a mapping", key="")
-    return Section(path, "", found)
+    return Section(path, "", found, hashlib.sha256(data).hexdigest())
 
 
 class Section:
     """One mapping of a document, with where it stands."""
 
-    def __init__(self, path: Path, key: str, values: Mapping[Any, Any]) -> None:
+    def __init__(self, path: Path, key: str, values: Mapping[Any, Any], digest: str = "") -> None:
         self.path = path
         self.key = key
+        self.digest = digest
+        """SHA-256 of the whole document, in hex digits; empty for a part of it."""
         self._values = values
 
     def __iter__(self) -> Iterator[str]:
@@ -112,6 +117,13 @@ class Section:
         if not isinstance(found, kind) or (kind is int and isinstance(found, bool)):
             raise self.wrong(name, f"has to be {_KINDS[kind]}, not {found!r}")
         return found
+
+    def choice(self, name: str, kind: type[_Choice], default: _Choice) -> _Choice:
+        """A member that is one of a few words."""
+        found: str = self.value(name, str, str(default))
+        if found not in set(kind):
+            raise self.wrong(name, f"{found!r} is none of {', '.join(kind)}")
+        return kind(found)
 
     def texts(self, name: str) -> tuple[str, ...]:
         """A member that is a list of texts; none where it is missing."""

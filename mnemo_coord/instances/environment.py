@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
@@ -41,9 +41,16 @@ def given(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def variables(
-    project: Project, slot: int, name: str, ports: Mapping[str, int], surroundings: Mapping[str, str]
+    project: Project,
+    slot: int,
+    name: str,
+    ports: Mapping[str, int],
+    surroundings: Mapping[str, str],
+    held: Collection[str] | None = None,
 ) -> dict[str, str]:
     """Every variable of an instance. ``surroundings`` are what `given` returns.
+
+    Of the singletons it has those that are ``held``; where nobody says, those of its slot, unless their variable is set.
 
     Raises:
         errors.Config: a placeholder of the project's file means nothing.
@@ -56,21 +63,28 @@ def variables(
     facts |= {f"ports.{service}": str(port) for service, port in ports.items()}
     for value in project.environment:
         known = facts | {f"env.{variable}": text for variable, text in found.items()}
-        found[value.variable] = _made(project, value, slot, ports, known, surroundings.get(value.variable))
+        if value.kind is ValueKind.SINGLETON:
+            found[value.variable] = _singleton(project, value, slot, held, surroundings)
+        else:
+            found[value.variable] = _made(project, value, slot, ports, known, surroundings.get(value.variable))
     return found
 
 
 def _made(
     project: Project, value: Value, slot: int, ports: Mapping[str, int], known: Mapping[str, str], set_by_hand: str | None
 ) -> str:
-    if value.kind is ValueKind.SINGLETON:
-        return set_by_hand or str(project.singletons[value.text] == slot).lower()
     text = _filled(project, value, known)
     if value.kind is ValueKind.NUMBERED:
         return f"{_NUMBER.sub('', set_by_hand or text)}_{slot}"
     if value.kind is ValueKind.URL:
         return _url(set_by_hand or text, ports[value.port], urlsplit(text).path)
     return text
+
+
+def _singleton(project: Project, value: Value, slot: int, held: Collection[str] | None, surroundings: Mapping[str, str]) -> str:
+    if held is not None:
+        return str(value.text in held).lower()
+    return surroundings.get(value.variable) or str(project.singletons[value.text] == slot).lower()
 
 
 def _filled(project: Project, value: Value, known: Mapping[str, str]) -> str:

@@ -10,7 +10,7 @@
       path: claude-worktrees/shop/     # the part of the path behind this is the name of a checkout
       prefer: hash                     # hash: cksum of the name; first: the first that is free
     services:
-      web: {port: 8000, short: w, variable: WEB_PORT, group: app, command: python -m http.server $PORT}
+      web: {port: 8000, short: w, variable: WEB_PORT, group: app, command: python -m http.server $PORT, listen: reserve}
     environment:
       DATA_DIR: .data/{slot}           # {slot} {name} {project} {root} {ports.web} {env.OTHER}
       DATABASE: {numbered: shop}       # shop_3, or the given value with its number replaced
@@ -35,6 +35,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -43,7 +44,7 @@ from typing import Any, Final
 from mnemo_coord import errors
 from mnemo_coord.instances.document import Section, load
 
-__all__ = ["FILE", "Prefer", "Project", "ScopeRules", "Service", "Template", "Value", "ValueKind", "find", "read"]
+__all__ = ["FILE", "Listen", "Prefer", "Project", "ScopeRules", "Service", "Template", "Value", "ValueKind", "find", "read"]
 
 FILE: Final = "mnemosyne.yaml"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", re.ASCII)
@@ -59,6 +60,17 @@ class Prefer(StrEnum):
     """The one that its name hashes to (POSIX cksum), so that it is the same on every machine where it is free."""
     FIRST = "first"
     """The first that is free."""
+
+
+class Listen(StrEnum):
+    """How a program comes to the port of a service."""
+
+    RESERVE = "reserve"
+    """It binds the port itself; until it listens nobody else can."""
+    FDS = "fds"
+    """It is given a listening socket, by the protocol of LISTEN_FDS."""
+    FREE = "free"
+    """It binds the port itself, and nothing is done: for a program that does not set SO_REUSEADDR."""
 
 
 class ValueKind(StrEnum):
@@ -83,7 +95,9 @@ class Service:
     short: str
     variable: str
     group: str
-    command: str
+    command: tuple[str, ...] = ()
+    """Its words; ``$NAME`` in them stands for a variable of the instance. No shell reads it."""
+    listen: Listen = Listen.RESERVE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,6 +145,8 @@ class Project:
     name: str
     root: Path
     """The checkout that the file is in."""
+    digest: str = ""
+    """SHA-256 of the file, in hex digits."""
     stride: int = 1000
     slots: int = 10
     variable: str = "MNEMOSYNE_SLOT"
@@ -143,6 +159,18 @@ class Project:
     templates: tuple[Template, ...] = ()
     scope: ScopeRules = ScopeRules()
     stores: dict[str, str] = field(default_factory=dict)
+
+    def service(self, name: str) -> Service:
+        """A service by its name or its short one.
+
+        Raises:
+            errors.NotFound: there is none; the hint has those that there are.
+        """
+        for one in self.services:
+            if name in {one.name, one.short}:
+                return one
+        known = ", ".join(one.name for one in self.services) or "none"
+        raise errors.NotFound(f"{self.name} has no service {name!r}", hint=f"known are {known}", service=name)
 
     def ports(self, slot: int) -> dict[str, int]:
         """The port of each service in a slot; some may be above 65535."""
@@ -184,11 +212,12 @@ def read(path: Path) -> Project:
     return Project(
         name=name,
         root=path.parent,
+        digest=whole.digest,
         stride=_number(whole, "stride", 1000, _PORTS),
         slots=_number(whole, "slots", 10, _SLOTS),
         variable=_variable(instance, "variable", "MNEMOSYNE_SLOT"),
         path=instance.value("path", str, ""),
-        prefer=_prefer(instance),
+        prefer=instance.choice("prefer", Prefer, Prefer.HASH),
         services=services,
         environment=_environment(whole.section("environment"), {service.name for service in services}, set(singletons)),
         singletons=singletons,
@@ -212,19 +241,12 @@ def _variable(section: Section, name: str, default: str) -> str:
     return found
 
 
-def _prefer(section: Section) -> Prefer:
-    found = section.value("prefer", str, Prefer.HASH)
-    if found not in set(Prefer):
-        raise section.wrong("prefer", f"{found!r} is not a way to choose", f"one of {', '.join(Prefer)}")
-    return Prefer(found)
-
-
 def _services(section: Section) -> tuple[Service, ...]:
     found: list[Service] = []
     for name in section:
         if _NAME.fullmatch(name) is None:
             raise section.wrong(name, "is not a name", "letters, digits, _ or -")
-        one = section.section(name).only("port", "short", "variable", "group", "command")
+        one = section.section(name).only("port", "short", "variable", "group", "command", "listen")
         if "port" not in one:
             raise section.wrong(name, "needs a port")
         upper = re.sub(r"[^A-Z0-9]", "_", name.upper())
@@ -234,7 +256,8 @@ def _services(section: Section) -> tuple[Service, ...]:
             short=one.value("short", str, name[:1]),
             variable=_variable(one, "variable", f"{upper}_PORT" if upper[:1].isalpha() else f"_{upper}_PORT"),
             group=one.value("group", str, ""),
-            command=one.value("command", str, ""),
+            command=_command(one),
+            listen=one.choice("listen", Listen, Listen.RESERVE),
         )
         twin = next((other for other in found if service.port == other.port or service.variable == other.variable), None)
         if twin:
@@ -244,7 +267,19 @@ def _services(section: Section) -> tuple[Service, ...]:
     return tuple(found)
 
 
+def _command(section: Section) -> tuple[str, ...]:
+    if "command" in section and isinstance(section["command"], list):
+        return section.texts("command")
+    try:
+        return tuple(shlex.split(section.value("command", str, "")))
+    except ValueError as error:
+        raise section.wrong("command", f"cannot be split into words: {str(error).lower()}") from None
+
+
 def _singletons(section: Section) -> dict[str, int]:
+    for name in section:
+        if _NAME.fullmatch(name) is None:
+            raise section.wrong(name, "is not a name", "letters, digits, _ or -")
     return {name: _number(section.section(name).only("slot"), "slot", 0, range(1000)) for name in section}
 
 

@@ -18,8 +18,8 @@ from typing import Final
 
 from mnemo_coord import errors
 from mnemo_coord.instances.document import load
+from mnemo_coord.instances.ledger import data_dir
 from mnemo_coord.instances.project import Project
-from mnemo_coord.instances.slots import data_dir
 
 __all__ = ["Scope", "Source", "auto_name", "resolve", "warning"]
 

@@ -2,46 +2,32 @@
 
 ::
 
-    <data>/slots.json          {"version":1,"slots":[{"project":…,"root":…,"label":…,"slot":…,"ports":{…},"at":…}]}
-    <data>/locks/slots.lock    held for each change
+    <data>/slots.json    {"version":1,"slots":[{"project":…,"root":…,"label":…,"slot":…,"ports":{…},"at":…}]}  (a ledger)
 
-``<data>`` is ``MNEMOSYNE_DATA_DIR``, else ``mnemosyne`` in ``XDG_DATA_HOME``, else ``~/.local/share/mnemosyne``. A slot is
-allocated once and stored: a checkout keeps it, whatever comes later. A slot that is preferred is given where its ports are
-free of other slots, of this project and of others, and nobody listens on them; otherwise the next one is, and that is said.
+A slot is allocated once and stored: a checkout keeps it, whatever comes later. A slot that is preferred is given where its
+ports are free of other slots, of this project and of others, and nobody listens on them; otherwise the next one is, and that
+is said.
 What belongs to a checkout that is gone, and on whose ports nobody listens, is free again.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
 from mnemo_coord import errors
-from mnemo_coord.disk import files, locks
 from mnemo_coord.disk.clock import SystemClock, rfc3339
-from mnemo_coord.disk.state_dir import StateDir
+from mnemo_coord.instances.ledger import Ledger, data_dir
 from mnemo_coord.instances.project import Prefer, Project
 
-__all__ = ["Allocation", "Checkout", "Listener", "Slot", "Slots", "choose", "cksum", "data_dir", "listeners", "recognise"]
+__all__ = ["Allocation", "Checkout", "Listener", "Slot", "Slots", "choose", "cksum", "listeners", "recognise"]
 
-_FILE: Final = "slots.json"
-_LIMIT: Final = 4 * 1024 * 1024
 _HIGHEST: Final = 65535
 _CRC: Final = 0x04C11DB7
-
-
-def data_dir(environ: Mapping[str, str] | None = None) -> Path:
-    """Where this user's data is. Touches nothing."""
-    surroundings = os.environ if environ is None else environ
-    named = surroundings.get("MNEMOSYNE_DATA_DIR")
-    if named:
-        return Path(os.path.expanduser(named)).absolute()
-    return Path(os.path.expanduser(surroundings.get("XDG_DATA_HOME") or "~/.local/share")).absolute() / "mnemosyne"
 
 
 def cksum(text: str) -> int:
@@ -229,12 +215,9 @@ class Slots:
     """The slots of this user."""
 
     def __init__(self, folder: Path | None = None, *, seen: Callable[[], dict[int, Listener]] = listeners) -> None:
-        self.folder = data_dir() if folder is None else folder
+        where = data_dir() if folder is None else folder
+        self._ledger = Ledger("slots", Slot.from_body, "every checkout then gets its slot anew", where)
         self._seen = seen
-
-    def _open(self) -> StateDir:
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        return StateDir.open(self.folder)
 
     def all(self) -> list[Slot]:
         """Every slot that is taken. Makes nothing.
@@ -242,14 +225,7 @@ class Slots:
         Raises:
             errors.State: the file cannot be read, or is damaged.
         """
-        try:
-            state = StateDir.open(self.folder, create=False)
-        except errors.NotFound:
-            return []
-        try:
-            return _read(state)
-        finally:
-            state.close()
+        return self._ledger.all()
 
     def allocate(self, project: Project, checkout: Checkout) -> Allocation:
         """The slot of a checkout: the one that it has, or a new one, stored.
@@ -260,71 +236,45 @@ class Slots:
             errors.TimedOut: another process holds the registry of slots.
             errors.State: it cannot be read or written.
         """
-        state = self._open()
-        try:
-            with locks.hold(state, "slots", 10.0):
-                known = _read(state)
-                own = next((slot for slot in known if _is_of(slot, checkout)), None)
-                if own is not None and own.ports == project.ports(own.slot) and own.project == project.name:
-                    return Allocation(slot=own, fresh=False, passed_over=())
-                listening = self._seen()
-                kept = [slot for slot in known if slot is not own and not _is_over(slot, listening)]
-                # Its services changed: its number stays where it can, and who listens there is its own.
-                mine = set(own.ports.values()) if own else set()
-                heard = {port: one for port, one in listening.items() if port not in mine}
-                number, passed_over = choose(project, own.slot if own else checkout.preferred, kept, heard)
-                slot = Slot(
-                    project=project.name,
-                    root=str(checkout.root),
-                    label=checkout.label,
-                    name=checkout.name,
-                    slot=number,
-                    ports=project.ports(number),
-                    at=rfc3339(SystemClock().wall_ns()),
-                )
-                _write(state, [*kept, slot])
-                return Allocation(slot=slot, fresh=True, passed_over=passed_over)
-        finally:
-            state.close()
+        with self._ledger.changing() as known:
+            own = next((slot for slot in known if _is_of(slot, checkout)), None)
+            if own is not None and _says(own, project, checkout):
+                return Allocation(slot=own, fresh=False, passed_over=())
+            listening = self._seen()
+            kept = [slot for slot in known if slot is not own and not _is_over(slot, listening)]
+            # Its services changed: its number stays where it can, and who listens there is its own.
+            mine = set(own.ports.values()) if own else set()
+            heard = {port: one for port, one in listening.items() if port not in mine}
+            number, passed_over = choose(project, own.slot if own else checkout.preferred, kept, heard)
+            slot = Slot(
+                project=project.name,
+                root=str(checkout.root),
+                label=checkout.label,
+                name=checkout.name,
+                slot=number,
+                ports=project.ports(number),
+                at=rfc3339(SystemClock().wall_ns()),
+            )
+            known[:] = [*kept, slot]
+            return Allocation(slot=slot, fresh=True, passed_over=passed_over)
 
     def release(self, root: Path, label: str | None = None) -> list[Slot]:
         """Gives back what a checkout has, or one of its slots, and returns it."""
-        state = self._open()
-        try:
-            with locks.hold(state, "slots", 10.0):
-                known = _read(state)
-                given = [slot for slot in known if slot.root == str(root) and label in {None, slot.label}]
-                if given:
-                    _write(state, [slot for slot in known if slot not in given])
-                return given
-        finally:
-            state.close()
+        with self._ledger.changing() as known:
+            given = [slot for slot in known if slot.root == str(root) and label in {None, slot.label}]
+            known[:] = [slot for slot in known if slot not in given]
+            return given
 
 
 def _is_of(slot: Slot, checkout: Checkout) -> bool:
     return (slot.root, slot.label) == (str(checkout.root), checkout.label)
 
 
+def _says(slot: Slot, project: Project, checkout: Checkout) -> bool:
+    """Whether what is stored is what would be stored now."""
+    return (slot.ports, slot.project, slot.name) == (project.ports(slot.slot), project.name, checkout.name)
+
+
 def _is_over(slot: Slot, listening: Mapping[int, Listener]) -> bool:
     """Whether its checkout is gone, and nobody listens on its ports."""
     return not os.path.lexists(slot.root) and not any(port in listening for port in slot.ports.values())
-
-
-def _read(state: StateDir) -> list[Slot]:
-    try:
-        # Not orjson: a path may hold bytes that are no text.
-        document = json.loads(files.read_bounded(_FILE, _LIMIT, dir_fd=state.fd))
-        if not isinstance(document, dict) or document.get("version") != 1 or not isinstance(document.get("slots"), list):
-            raise ValueError("not version 1")
-        return [Slot.from_body(body) for body in document["slots"]]
-    except FileNotFoundError:
-        return []
-    except ValueError as error:
-        raise errors.Damaged.at(
-            state.path / _FILE, f"is damaged ({error})", hint="move it away; every checkout then gets its slot anew"
-        ) from None
-
-
-def _write(state: StateDir, slots: Iterable[Slot]) -> None:
-    text = json.dumps({"version": 1, "slots": [asdict(slot) for slot in slots]}, indent=1)
-    files.replace(_FILE, text.encode() + b"\n", dir_fd=state.fd, writer=str(os.getpid()))

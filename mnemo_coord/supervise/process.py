@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import socket
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
 
 from mnemo_coord import errors
+from mnemo_coord.holdings.reservations import Reservations, listening_ports
 from mnemo_coord.settings import SECRET_VARIABLE
 
 __all__ = ["child_environment", "run_in_foreground"]
 
-_PASSED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+_PASSED_ON: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+_FIRST_LOOK: Final = 0.05
+_LAST_LOOK: Final = 1.0
+"""Seconds between two looks whether the child listens by now: more and more."""
 
 
 def child_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -22,37 +31,83 @@ def child_environment(environ: Mapping[str, str] | None = None) -> dict[str, str
     return {name: value for name, value in surroundings.items() if name != SECRET_VARIABLE}
 
 
-def run_in_foreground(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> int:
+def run_in_foreground(
+    argv: Sequence[str],
+    environ: Mapping[str, str] | None = None,
+    *,
+    handed: Mapping[str, socket.socket] | None = None,
+    reserved: Reservations | None = None,
+) -> int:
     """Runs a command and returns its exit code; 128 + N where signal N ended it, as a shell says it.
 
-    Its environment is ``environ``, by default ours, without the fleet's key.
+    Its environment is ``environ``, by default ours, without the fleet's key. The sockets that are ``handed`` to it, by their
+    names, listen already; it gets them by the protocol of LISTEN_FDS, and ours are closed. The ports that are ``reserved``
+    for it are given up, each as soon as somebody listens there.
 
-    Ctrl-C reaches the child from the terminal; what is sent to us alone is passed on. Descriptors are not inherited, so a
-    lock that is held for the child is not held by it.
+    Ctrl-C reaches the child from the terminal; what is sent to us alone is passed on. Other descriptors are not inherited, so
+    a lock that is held for the child is not held by it.
 
     Raises:
         errors.Command: it cannot be started.
     """
-    try:
-        child = subprocess.Popen(list(argv), env=child_environment(environ))  # noqa: S603  # the person's own command
-    except (OSError, ValueError) as error:
-        cause = getattr(error, "strerror", None) or str(error)
-        raise errors.Command(f"{argv[0]}: cannot be started: {cause.lower()}", argv=list(argv), returncode=None) from None
-    with _passing_signals_on(child):
-        returncode = child.wait()
+    surroundings = child_environment(environ)
+    with _signals_passed_on() as pass_to:
+        child = _started(argv, surroundings, handed or {})
+        pass_to(child)
+        for listener in (handed or {}).values():
+            listener.close()
+        returncode = _ended(child, reserved or Reservations())
     return returncode if returncode >= 0 else 128 - returncode
 
 
+def _started(argv: Sequence[str], environ: dict[str, str], handed: Mapping[str, socket.socket]) -> subprocess.Popen[bytes]:
+    words, numbers = list(argv), [listener.fileno() for listener in handed.values()]
+    if handed:
+        environ = {**environ, "LISTEN_FDNAMES": ":".join(handed)}
+        script = Path(__file__).with_name("handover.py")
+        words = [sys.executable, "-I", "-S", str(script), ",".join(map(str, numbers)), *words]
+    try:
+        if handed and shutil.which(argv[0], path=environ.get("PATH", os.defpath)) is None:
+            raise FileNotFoundError(2, os.strerror(2))
+        return subprocess.Popen(words, env=environ, pass_fds=numbers)  # noqa: S603  # the person's own command
+    except (OSError, ValueError) as error:
+        cause = getattr(error, "strerror", None) or str(error)
+        raise errors.Command(f"{argv[0]}: cannot be started: {cause.lower()}", argv=list(argv), returncode=None) from None
+
+
+def _ended(child: subprocess.Popen[bytes], reserved: Reservations) -> int:
+    pause = _FIRST_LOOK
+    while reserved.held:
+        try:
+            return child.wait(pause)
+        except subprocess.TimeoutExpired:
+            reserved.let_go(listening_ports())
+            pause = min(2 * pause, _LAST_LOOK)
+    return child.wait()
+
+
 @contextmanager
-def _passing_signals_on(child: subprocess.Popen[bytes]) -> Iterator[None]:
+def _signals_passed_on() -> Iterator[Callable[[subprocess.Popen[bytes]], None]]:
+    """Passes signals on to the child that is told; those that come before there is one as soon as it is."""
+    children: list[subprocess.Popen[bytes]] = []
+    early: list[int] = []
+
     def pass_on(number: int, _frame: object) -> None:
-        child.send_signal(number)
+        early.append(number)
+        for child in children:
+            while early:
+                child.send_signal(early.pop())
+
+    def pass_to(child: subprocess.Popen[bytes]) -> None:
+        children.append(child)
+        while early:
+            child.send_signal(early.pop())
 
     # The terminal sends Ctrl-C to the whole foreground group; ending at it ourselves would leave the child behind.
     before = {number: signal.signal(number, pass_on) for number in _PASSED_ON}
     before[signal.SIGINT] = signal.signal(signal.SIGINT, lambda *_: None)
     try:
-        yield
+        yield pass_to
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

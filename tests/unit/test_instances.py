@@ -56,7 +56,7 @@ def test_the_examples_are_what_the_schema_says(name: str) -> None:
         ("slots: 1.5", ":1: slots: has to be a whole number, not 1.5"),
         ("project: a b", ":1: project: 'a b' is not a name"),
         ("project: [a]", ":1: project: has to be text"),
-        ("instance: {prefer: cksum}", "instance.prefer: 'cksum' is not a way to choose (one of hash, first)"),
+        ("instance: {prefer: cksum}", "instance.prefer: 'cksum' is none of hash, first"),
         ("instance: {variable: A-B}", "instance.variable: 'A-B' is not the name of a variable"),
         ("environment: {A: true}", "environment.A: has to be a mapping"),
         ("environment: {A: {numbered: x, url: y}}", "environment.A: is either"),
@@ -135,7 +135,7 @@ def test_what_is_asked_for_wins_and_nonsense_is_refused() -> None:
 
 
 def of(root: str, name: str = "shop", port: int = 8000, slots: int = 10) -> Project:
-    services = (Service(name="web", port=port, short="w", variable="WEB_PORT", group="", command=""),)
+    services = (Service(name="web", port=port, short="w", variable="WEB_PORT", group="", command=()),)
     return Project(name=name, root=Path(root), services=services, slots=slots)
 
 
@@ -215,7 +215,7 @@ def test_when_the_services_change_the_number_stays(tmp_path: Path) -> None:
     changed = Project(
         name="shop",
         root=tmp_path,
-        services=(*of("/").services, Service(name="db", port=5000, short="d", variable="DB_PORT", group="", command="")),
+        services=(*of("/").services, Service(name="db", port=5000, short="d", variable="DB_PORT", group="", command=())),
     )
     found = slots.allocate(changed, at(tmp_path, 0))
     assert (found.slot.slot, found.slot.ports) == (0, {"web": 8000, "db": 5000})
