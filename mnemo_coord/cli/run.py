@@ -15,8 +15,8 @@ from mnemo_coord.cli.output import talk
 
 if TYPE_CHECKING:
     from mnemo_coord.cli.here import Here
-    from mnemo_coord.instances.project import Service
     from mnemo_coord.instances.service_ports import ServicePorts
+    from mnemo_coord.instances.services import Service
 
 __all__ = ["command"]
 

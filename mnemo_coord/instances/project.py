@@ -34,8 +34,6 @@ Everything is optional. Whoever reads it runs nothing of it.
 from __future__ import annotations
 
 import os
-import re
-import shlex
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -43,13 +41,11 @@ from typing import Any, Final
 
 from mnemo_coord import errors
 from mnemo_coord.instances.document import Section, load
+from mnemo_coord.instances.services import NAME, PORTS, VARIABLE, Service, number, read_services, variable
 
-__all__ = ["FILE", "Listen", "Prefer", "Project", "ScopeRules", "Service", "Template", "Value", "ValueKind", "find", "read"]
+__all__ = ["FILE", "Prefer", "Project", "ScopeRules", "Template", "Value", "ValueKind", "find", "read"]
 
 FILE: Final = "mnemosyne.yaml"
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", re.ASCII)
-_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}", re.ASCII)
-_PORTS: Final = range(1, 65536)
 _SLOTS: Final = range(1, 1001)
 
 
@@ -62,17 +58,6 @@ class Prefer(StrEnum):
     """The first that is free."""
 
 
-class Listen(StrEnum):
-    """How a program comes to the port of a service."""
-
-    RESERVE = "reserve"
-    """It binds the port itself; until it listens nobody else can."""
-    FDS = "fds"
-    """It is given a listening socket, by the protocol of LISTEN_FDS."""
-    FREE = "free"
-    """It binds the port itself, and nothing is done: for a program that does not set SO_REUSEADDR."""
-
-
 class ValueKind(StrEnum):
     """How the value of a variable is made."""
 
@@ -83,21 +68,6 @@ class ValueKind(StrEnum):
     """The template, or what is given, with the port of a service of this slot and the path of the template."""
     SINGLETON = "singleton"
     """Whether this slot is that of the singleton, unless it is given."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Service:
-    """One thing that listens."""
-
-    name: str
-    port: int
-    """That of slot 0."""
-    short: str
-    variable: str
-    group: str
-    command: tuple[str, ...] = ()
-    """Its words; ``$NAME`` in them stands for a variable of the instance. No shell reads it."""
-    listen: Listen = Listen.RESERVE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -203,19 +173,19 @@ def read(path: Path) -> Project:
         "project", "stride", "slots", "instance", "services", "environment", "singletons", "templates", "scope", "stores"
     )
     folder = path.parent.name
-    name = whole.value("project", str, folder if _NAME.fullmatch(folder) else "project")
-    if _NAME.fullmatch(name) is None:
+    name = whole.value("project", str, folder if NAME.fullmatch(folder) else "project")
+    if NAME.fullmatch(name) is None:
         raise whole.wrong("project", f"{name!r} is not a name", "1 to 64 letters, digits, _ or -")
     instance = whole.section("instance").only("variable", "path", "prefer")
-    services = _services(whole.section("services"))
+    services = read_services(whole.section("services"))
     singletons = _singletons(whole.section("singletons"))
     return Project(
         name=name,
         root=path.parent,
         digest=whole.digest,
-        stride=_number(whole, "stride", 1000, _PORTS),
-        slots=_number(whole, "slots", 10, _SLOTS),
-        variable=_variable(instance, "variable", "MNEMOSYNE_SLOT"),
+        stride=number(whole, "stride", 1000, PORTS),
+        slots=number(whole, "slots", 10, _SLOTS),
+        variable=variable(instance, "variable", "MNEMOSYNE_SLOT"),
         path=instance.value("path", str, ""),
         prefer=instance.choice("prefer", Prefer, Prefer.HASH),
         services=services,
@@ -227,60 +197,11 @@ def read(path: Path) -> Project:
     )
 
 
-def _number(section: Section, name: str, default: int, allowed: range) -> int:
-    found: int = section.value(name, int, default)
-    if found not in allowed:
-        raise section.wrong(name, f"has to be {allowed[0]} to {allowed[-1]}, not {found}")
-    return found
-
-
-def _variable(section: Section, name: str, default: str) -> str:
-    found: str = section.value(name, str, default)
-    if _VARIABLE.fullmatch(found) is None:
-        raise section.wrong(name, f"{found!r} is not the name of a variable", "letters, digits and _")
-    return found
-
-
-def _services(section: Section) -> tuple[Service, ...]:
-    found: list[Service] = []
-    for name in section:
-        if _NAME.fullmatch(name) is None:
-            raise section.wrong(name, "is not a name", "letters, digits, _ or -")
-        one = section.section(name).only("port", "short", "variable", "group", "command", "listen")
-        if "port" not in one:
-            raise section.wrong(name, "needs a port")
-        upper = re.sub(r"[^A-Z0-9]", "_", name.upper())
-        service = Service(
-            name=name,
-            port=_number(one, "port", 0, _PORTS),
-            short=one.value("short", str, name[:1]),
-            variable=_variable(one, "variable", f"{upper}_PORT" if upper[:1].isalpha() else f"_{upper}_PORT"),
-            group=one.value("group", str, ""),
-            command=_command(one),
-            listen=one.choice("listen", Listen, Listen.RESERVE),
-        )
-        twin = next((other for other in found if service.port == other.port or service.variable == other.variable), None)
-        if twin:
-            what = "port" if service.port == twin.port else "variable"
-            raise section.wrong(name, f"has the {what} of {twin.name}")
-        found.append(service)
-    return tuple(found)
-
-
-def _command(section: Section) -> tuple[str, ...]:
-    if "command" in section and isinstance(section["command"], list):
-        return section.texts("command")
-    try:
-        return tuple(shlex.split(section.value("command", str, "")))
-    except ValueError as error:
-        raise section.wrong("command", f"cannot be split into words: {str(error).lower()}") from None
-
-
 def _singletons(section: Section) -> dict[str, int]:
     for name in section:
-        if _NAME.fullmatch(name) is None:
+        if NAME.fullmatch(name) is None:
             raise section.wrong(name, "is not a name", "letters, digits, _ or -")
-    return {name: _number(section.section(name).only("slot"), "slot", 0, range(1000)) for name in section}
+    return {name: number(section.section(name).only("slot"), "slot", 0, range(1000)) for name in section}
 
 
 def _environment(section: Section, services: set[str], singletons: set[str]) -> tuple[Value, ...]:
@@ -288,7 +209,7 @@ def _environment(section: Section, services: set[str], singletons: set[str]) -> 
 
 
 def _value(section: Section, name: str, services: set[str], singletons: set[str]) -> Value:
-    if _VARIABLE.fullmatch(name) is None:
+    if VARIABLE.fullmatch(name) is None:
         raise section.wrong(name, "is not the name of a variable", "letters, digits and _")
     kind, text, port = ValueKind.TEXT, "", ""
     given: Any = section[name]
@@ -331,8 +252,8 @@ def _scope(section: Section) -> ScopeRules:
     section.only("variable", "auto", "config", "root")
     rules = ScopeRules()
     return ScopeRules(
-        variable=_variable(section, "variable", rules.variable),
-        auto=_variable(section, "auto", rules.auto),
+        variable=variable(section, "variable", rules.variable),
+        auto=variable(section, "auto", rules.auto),
         config=section.value("config", str, ""),
         root=section.value("root", str, ""),
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Self
 from mnemo_coord import errors
 from mnemo_coord.holdings import ports as _ports
 from mnemo_coord.holdings.reservations import Reservations
-from mnemo_coord.instances.project import Listen, Service
+from mnemo_coord.instances.services import Listen, Service
 
 if TYPE_CHECKING:
     import socket

@@ -16,7 +16,8 @@ from ruamel.yaml import YAML
 
 from mnemo_coord import errors
 from mnemo_coord.instances import environment, scope, templates
-from mnemo_coord.instances.project import FILE, Project, Service, find, read
+from mnemo_coord.instances.project import FILE, Project, find, read
+from mnemo_coord.instances.services import Service
 from mnemo_coord.instances.slots import Checkout, Listener, Slot, Slots, choose, cksum, recognise
 
 SCHEMA = json.loads((support.REPOSITORY / "docs" / "reference" / "schemas" / "mnemosyne.yaml.json").read_text())

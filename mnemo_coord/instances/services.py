@@ -1,0 +1,193 @@
+"""Services: what an instance consists of. Each listens on a port of its own, and some are started by us.
+
+::
+
+    services:
+      web:
+        port: 8000                     # in slot 0
+        short: w
+        variable: WEB_PORT
+        group: app
+        command: python -m http.server $PORT
+        listen: reserve                # or fds, free
+        ready: port                    # or {http: /health}, {log: "listening on"}, notify, none
+        ready_within: 30               # seconds
+        restart: on-failure            # or always, never
+        grace: 10                      # seconds between SIGTERM and SIGKILL
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from mnemo_coord.instances.document import Section
+
+__all__ = [
+    "NAME",
+    "PORTS",
+    "VARIABLE",
+    "Listen",
+    "Ready",
+    "ReadyKind",
+    "Restart",
+    "Service",
+    "number",
+    "read_services",
+    "variable",
+]
+
+NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", re.ASCII)
+VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}", re.ASCII)
+PORTS: Final = range(1, 65536)
+_SECONDS: Final = range(3601)
+_KEYS: Final = (
+    "port", "short", "variable", "group", "command", "listen", "ready", "ready_within", "restart", "grace"
+)  # fmt: skip
+
+
+class Listen(StrEnum):
+    """How a program comes to the port of a service."""
+
+    RESERVE = "reserve"
+    """It binds the port itself; until it listens nobody else can."""
+    FDS = "fds"
+    """It is given a listening socket, by the protocol of LISTEN_FDS."""
+    FREE = "free"
+    """It binds the port itself, and nothing is done: for a program that does not set SO_REUSEADDR."""
+
+
+class ReadyKind(StrEnum):
+    """By what a service is seen to be ready."""
+
+    PORT = "port"
+    """Its port takes connections."""
+    HTTP = "http"
+    """Its port answers a GET of a path with a status below 400."""
+    LOG = "log"
+    """It prints a line in which a regular expression is found."""
+    NOTIFY = "notify"
+    """It says so itself, by the protocol of sd_notify(3)."""
+    NONE = "none"
+    """It runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """By what, and which path or expression."""
+
+    kind: ReadyKind = ReadyKind.PORT
+    value: str = ""
+
+
+class Restart(StrEnum):
+    """Whether a service that has ended by itself is started again."""
+
+    ON_FAILURE = "on-failure"
+    """Unless its exit code is 0."""
+    ALWAYS = "always"
+    NEVER = "never"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Service:
+    """One thing that listens."""
+
+    name: str
+    port: int
+    """That of slot 0."""
+    short: str
+    variable: str
+    group: str
+    command: tuple[str, ...] = ()
+    """Its words; ``$NAME`` in them stands for a variable of the instance. No shell reads it."""
+    listen: Listen = Listen.RESERVE
+    ready: Ready = Ready()
+    ready_within: int = 30
+    """Seconds after which it is told that it is not ready."""
+    restart: Restart = Restart.ON_FAILURE
+    grace: int = 10
+    """Seconds between SIGTERM and SIGKILL."""
+
+
+def number(section: Section, name: str, default: int, allowed: range) -> int:
+    """A member that is a whole number in a range."""
+    found: int = section.value(name, int, default)
+    if found not in allowed:
+        raise section.wrong(name, f"has to be {allowed[0]} to {allowed[-1]}, not {found}")
+    return found
+
+
+def variable(section: Section, name: str, default: str) -> str:
+    """A member that is the name of a variable."""
+    found: str = section.value(name, str, default)
+    if VARIABLE.fullmatch(found) is None:
+        raise section.wrong(name, f"{found!r} is not the name of a variable", "letters, digits and _")
+    return found
+
+
+def read_services(section: Section) -> tuple[Service, ...]:
+    """Reads the services of a project.
+
+    Raises:
+        errors.Config: something in them is unknown or not valid, or two have one port or one variable.
+    """
+    found: list[Service] = []
+    for name in section:
+        if NAME.fullmatch(name) is None:
+            raise section.wrong(name, "is not a name", "letters, digits, _ or -")
+        one = section.section(name).only(*_KEYS)
+        if "port" not in one:
+            raise section.wrong(name, "needs a port")
+        upper = re.sub(r"[^A-Z0-9]", "_", name.upper())
+        service = Service(
+            name=name,
+            port=number(one, "port", 0, PORTS),
+            short=one.value("short", str, name[:1]),
+            variable=variable(one, "variable", f"{upper}_PORT" if upper[:1].isalpha() else f"_{upper}_PORT"),
+            group=one.value("group", str, ""),
+            command=_command(one),
+            listen=one.choice("listen", Listen, Listen.RESERVE),
+            ready=_ready(one),
+            ready_within=number(one, "ready_within", 30, _SECONDS),
+            restart=one.choice("restart", Restart, Restart.ON_FAILURE),
+            grace=number(one, "grace", 10, _SECONDS),
+        )
+        twin = next((other for other in found if service.port == other.port or service.variable == other.variable), None)
+        if twin:
+            what = "port" if service.port == twin.port else "variable"
+            raise section.wrong(name, f"has the {what} of {twin.name}")
+        found.append(service)
+    return tuple(found)
+
+
+def _command(section: Section) -> tuple[str, ...]:
+    if "command" in section and isinstance(section["command"], list):
+        return section.texts("command")
+    try:
+        return tuple(shlex.split(section.value("command", str, "")))
+    except ValueError as error:
+        raise section.wrong("command", f"cannot be split into words: {str(error).lower()}") from None
+
+
+def _ready(section: Section) -> Ready:
+    if "ready" not in section or isinstance(section["ready"], str):
+        kind = section.choice("ready", ReadyKind, ReadyKind.PORT)
+        if kind in {ReadyKind.HTTP, ReadyKind.LOG}:
+            raise section.wrong("ready", f"needs a value: {{{kind}: …}}")
+        return Ready(kind)
+    one = section.section("ready").only("http", "log")
+    kinds = [kind for kind in (ReadyKind.HTTP, ReadyKind.LOG) if kind in one]
+    if len(kinds) != 1:
+        raise section.wrong("ready", "is port, notify, none, {http: PATH} or {log: EXPRESSION}")
+    value: str = one.value(kinds[0], str, "")
+    if kinds[0] is ReadyKind.HTTP and not value.startswith("/"):
+        raise one.wrong("http", f"{value!r} is not a path")
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise one.wrong("log", f"is not a regular expression: {error}") from None
+    return Ready(kinds[0], value)

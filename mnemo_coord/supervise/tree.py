@@ -1,0 +1,137 @@
+"""A tree of processes: all that came of a start, found by proof, and ended without ever hitting a stranger.
+
+A process belongs to a start if its environment has the number that was drawn for it (``MNEMOSYNE_START``), if it is in the
+session of one that has, or of a recorded leader that still is that very process, or if it is a child of one of these. So what
+changes its session, what clears its environment and what loses its parents is found, unless it does all three at once. Process
+numbers are used again, so each is named with the time at which it started, and signals go through a pidfd, which cannot come to
+mean another process.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+__all__ = ["VARIABLE", "Process", "end", "members"]
+
+VARIABLE: Final = "MNEMOSYNE_START"
+_KILL_PATIENCE: Final = 10.0
+"""Seconds after SIGKILL: the kernel may be busy with a dump or a dying disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process, as it was seen."""
+
+    pid: int
+    start_time: int
+    """Clock ticks after boot at which it started."""
+    parent: int
+    session: int
+    is_zombie: bool
+    command: str
+
+
+def members(start_id: str, leaders: Mapping[int, int]) -> list[Process]:
+    """All processes that belong to a start and still run. ``leaders`` are recorded process numbers and their start times.
+
+    The calling process is never among them.
+    """
+    seen = {one.pid: one for one in _all()}
+    seen.pop(os.getpid(), None)
+    tagged = {pid for pid in seen if _is_tagged(pid, start_id)}
+    proved = {pid for pid, started in leaders.items() if pid in seen and seen[pid].start_time == started}
+    found = tagged | proved
+    sessions = proved | {seen[pid].session for pid in tagged}
+    found |= {pid for pid, one in seen.items() if one.session in sessions}
+    while True:
+        more = {pid for pid, one in seen.items() if one.parent in found and pid not in found}
+        if not more:
+            return [seen[pid] for pid in sorted(found) if not seen[pid].is_zombie]
+        found |= more
+
+
+def _all() -> Iterable[Process]:
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            with suppress(OSError, ValueError, IndexError):
+                yield _read(int(name))
+
+
+def _read(pid: int) -> Process:
+    before, _, after = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")
+    fields = after.split(None, 20)
+    return Process(
+        pid=pid,
+        start_time=int(fields[19]),
+        parent=int(fields[1]),
+        session=int(fields[3]),
+        is_zombie=fields[0] in {b"Z", b"X"},
+        command=before.partition(b"(")[2].decode(errors="replace"),
+    )
+
+
+def _is_tagged(pid: int, start_id: str) -> bool:
+    try:
+        environ = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return False
+    return f"{VARIABLE}={start_id}".encode() in environ.split(b"\0")
+
+
+def end(find: Callable[[], list[Process]], grace: float, *, between: Callable[[], None] = lambda: None) -> list[Process]:
+    """Ends what is found, over and over until nothing is: SIGTERM first, SIGKILL after ``grace`` seconds.
+
+    ``between`` is called between two looks, so that a parent can fetch what its dead children leave. Returns what could not be
+    ended.
+    """
+    asked: set[tuple[int, int]] = set()
+    begun = time.monotonic()
+    while found := find():
+        waited = time.monotonic() - begun
+        if waited > grace + _KILL_PATIENCE:
+            return found
+        for one in found:
+            if waited > grace:
+                _send(one, signal.SIGKILL)
+            elif (one.pid, one.start_time) not in asked:
+                asked.add((one.pid, one.start_time))
+                _send(one, signal.SIGTERM, signal.SIGCONT)  # what is stopped would not see it
+        _await_one(found, min(0.1, max(0.01, grace - waited)))
+        between()
+    return []
+
+
+def _send(process: Process, *numbers: signal.Signals) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        fd = os.pidfd_open(process.pid)
+        try:
+            # RACE: between the look and now another process may have got its number: the pidfd is compared, then used.
+            if _read(process.pid).start_time == process.start_time:
+                for number in numbers:
+                    signal.pidfd_send_signal(fd, number)
+        except (FileNotFoundError, ValueError, IndexError):
+            pass  # it has ended meanwhile
+        finally:
+            os.close(fd)
+
+
+def _await_one(processes: Iterable[Process], timeout: float) -> None:
+    poll = select.poll()
+    fds = []
+    for one in processes:
+        with suppress(OSError):
+            fds.append(os.pidfd_open(one.pid))
+            poll.register(fds[-1], select.POLLIN)
+    try:
+        poll.poll(timeout * 1000)
+    finally:
+        for fd in fds:
+            os.close(fd)
