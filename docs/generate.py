@@ -30,6 +30,7 @@ from mnemo_coord.disk.files import CrashPoint
 from mnemo_coord.events import EventKind
 from mnemo_coord.members import heartbeat, history, registry
 from mnemo_coord.messages import address, file_name, message, set_aside
+from mnemo_coord.supervise import states
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGE = REPOSITORY / "mnemo_coord"
@@ -363,6 +364,16 @@ def _prose(docstring: str) -> str:
 
 # All of it
 
+
+def service_states() -> str:
+    """The automaton of `supervise.states`, from its table: rows are states, columns what happens."""
+    happenings = [one for one in states.Happening if any(one == happening for _, happening in states.TABLE)]
+    rows = [(code(state), *(code(states.TABLE.get((state, one), "")) for one in happenings)) for state in states.State]
+    lines = [f"    {state} --> {after}: {happening}" for (state, happening), after in states.TABLE.items()]
+    picture = "\n".join(["```mermaid", "stateDiagram-v2", "    [*] --> stopped", *lines, "```"])
+    return f"{table(('in', *happenings), rows)}\n\n{picture}"
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "cli": cli,
     "cli-root": cli_root,
@@ -373,6 +384,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "findings": finding_rows,
     "limits": limit_rows,
     "layers": layers,
+    "service-states": service_states,
     "api": api,
 }
 

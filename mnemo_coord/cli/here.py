@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import click
 
 from mnemo_coord.cli.output import talk
 
@@ -14,7 +17,18 @@ if TYPE_CHECKING:
     from mnemo_coord.instances.project import Project
     from mnemo_coord.instances.slots import Slot
 
-__all__ = ["Here", "instance_here"]
+__all__ = ["Enabling", "Here", "instance_here", "take_singletons"]
+
+_ENABLE = "--enable-"
+
+
+class Enabling(click.Command):
+    """A command whose ``--enable-NAME`` is ``--enable NAME``: singletons have names that only a project knows."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Reads the words of a command line."""
+        own = [f"--enable={word.removeprefix(_ENABLE)}" if word.startswith(_ENABLE) else word for word in args]
+        return super().parse_args(ctx, own)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +70,18 @@ def instance_here() -> Here:
     if allocation.passed_over:
         talk(f"mnemosyne: {checkout.name} has slot {allocation.slot.slot} instead, and keeps it")
     return Here(project, allocation.slot, surroundings)
+
+
+def take_singletons(here: Here, wanted: Sequence[str], instance_id: str, stack: ExitStack) -> Collection[str]:
+    """Takes those that are asked for, and those of this slot that nobody has, until the stack is closed. Returns their names.
+
+    Raises:
+        errors.Conflict: another instance has one that is asked for.
+    """
+    from mnemo_coord.instances.singletons import Singletons
+
+    taken = Singletons.take(here.project, here.slot.slot, here.surroundings, wanted, instance_id)
+    stack.callback(taken.release)
+    for error in taken.passed_over:
+        talk(f"mnemosyne: {error.message}: it is off here")
+    return taken.held

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import click
 
 from mnemo_coord import errors
 from mnemo_coord.cli.commands import Common, common
+from mnemo_coord.cli.here import Enabling, take_singletons
 from mnemo_coord.cli.output import talk
 
 if TYPE_CHECKING:
@@ -20,16 +21,13 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-_ENABLE = "--enable-"
 
-
-class _Run(click.Command):
-    """What stands behind ``--`` is another program's; ``--enable-NAME`` is ``--enable NAME``."""
+class _Run(Enabling):
+    """What stands behind ``--`` is another program's."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         end = args.index("--") if "--" in args else len(args)
-        own = [f"--enable={word.removeprefix(_ENABLE)}" if word.startswith(_ENABLE) else word for word in args[:end]]
-        rest = super().parse_args(ctx, own)
+        rest = super().parse_args(ctx, args[:end])
         ctx.params["argv"] = tuple(args[end + 1 :])
         return rest
 
@@ -62,7 +60,11 @@ def command(shared: Common, *, name: str | None, called: str | None, argv: tuple
         if here is None:
             return run_in_foreground(argv, {**os.environ, **own})
         chosen = [here.project.service(service) for service in services]
-        environ = {**here.surroundings, **here.variables(_singletons(here, options["wanted"], me.instance_id, stack)), **own}
+        environ = {
+            **here.surroundings,
+            **here.variables(take_singletons(here, options["wanted"], me.instance_id, stack)),
+            **own,
+        }
         if chosen:
             environ["PORT"] = str(here.slot.ports[chosen[0].name])
         argv = argv or _command(here, chosen[0], environ)
@@ -95,17 +97,6 @@ def _command(here: Here, service: Service, environ: Mapping[str, str]) -> tuple[
         )
     Trust().require(here.project, f"the command of {service.name} is not run")
     return tuple(fill(word, environ, environ) for word in service.command)
-
-
-def _singletons(here: Here, wanted: Sequence[str], instance_id: str, stack: ExitStack) -> Collection[str]:
-    """Takes those that are asked for, and those of this slot that nobody has. Returns their names."""
-    from mnemo_coord.instances.singletons import Singletons
-
-    taken = Singletons.take(here.project, here.slot.slot, here.surroundings, wanted, instance_id)
-    stack.callback(taken.release)
-    for error in taken.passed_over:
-        talk(f"mnemosyne: {error.message}: it is off here")
-    return taken.held
 
 
 def _ports(here: Here, chosen: Sequence[Service], *, fds: bool) -> ServicePorts:

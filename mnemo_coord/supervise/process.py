@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Final
 
 from mnemo_coord import errors
 from mnemo_coord.holdings.reservations import Reservations, listening_ports
-from mnemo_coord.settings import SECRET_VARIABLE
+from mnemo_coord.supervise.spawn import child_environment, handing_over
 
-__all__ = ["child_environment", "run_in_foreground"]
+__all__ = ["run_in_foreground"]
 
 _PASSED_ON: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _FIRST_LOOK: Final = 0.05
 _LAST_LOOK: Final = 1.0
 """Seconds between two looks whether the child listens by now: more and more."""
-
-
-def child_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment for a child: ours without the fleet's key."""
-    surroundings = os.environ if environ is None else environ
-    return {name: value for name, value in surroundings.items() if name != SECRET_VARIABLE}
 
 
 def run_in_foreground(
@@ -60,16 +50,10 @@ def run_in_foreground(
     return returncode if returncode >= 0 else 128 - returncode
 
 
-def _started(argv: Sequence[str], environ: dict[str, str], handed: Mapping[str, socket.socket]) -> subprocess.Popen[bytes]:
-    words, numbers = list(argv), [listener.fileno() for listener in handed.values()]
-    if handed:
-        environ = {**environ, "LISTEN_FDNAMES": ":".join(handed)}
-        script = Path(__file__).with_name("handover.py")
-        words = [sys.executable, "-I", "-S", str(script), ",".join(map(str, numbers)), *words]
+def _started(argv: Sequence[str], environ: Mapping[str, str], handed: Mapping[str, socket.socket]) -> subprocess.Popen[bytes]:
     try:
-        if handed and shutil.which(argv[0], path=environ.get("PATH", os.defpath)) is None:
-            raise FileNotFoundError(2, os.strerror(2))
-        return subprocess.Popen(words, env=environ, pass_fds=numbers)  # noqa: S603  # the person's own command
+        words, variables, numbers = handing_over(argv, environ, handed)
+        return subprocess.Popen(words, env=variables, pass_fds=numbers)  # noqa: S603  # the person's own command
     except (OSError, ValueError) as error:
         cause = getattr(error, "strerror", None) or str(error)
         raise errors.Command(f"{argv[0]}: cannot be started: {cause.lower()}", argv=list(argv), returncode=None) from None

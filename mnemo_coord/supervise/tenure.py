@@ -4,7 +4,7 @@
 
     <workspace>/.instance.lock    kernel lock, held while somebody starts or stops the instance; never removed
     <workspace>/.instance.pid     process number of the launcher and when it started: for people and scripts
-    <workspace>/.instance.json    {"version":1,"start_id":…,"launcher":{…},"detached":…,"services":{"web":{"state":…}}}
+    <workspace>/.instance.json    {"version":1,"start_id":…,"launcher":{…},…,"services":{"web":{"state":…}}}
 
 Nobody is signalled because of a number in a file. The launcher is compared with its whole recorded identity; its services
 are found by the number that was drawn for the start (`mnemo_coord.supervise.tree`), which is written down before the first of
@@ -63,6 +63,11 @@ class ServiceRecord:
     text: str = ""
     """Why it is not what it should be."""
 
+    @property
+    def is_coming(self) -> bool:
+        """Whether it may be ready soon; what is late has a text."""
+        return self.state is State.BACKOFF or (self.state is State.STARTING and not self.text)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tenure:
@@ -73,6 +78,8 @@ class Tenure:
     launcher: ProcessIdentity | None = None
     since: str = ""
     detached: bool = False
+    grace: int = 10
+    """Seconds between SIGTERM and SIGKILL."""
     services: Mapping[str, ServiceRecord] = field(default_factory=dict)
 
     @property
@@ -128,6 +135,7 @@ def _read(folder: int, workspace: Path) -> Tenure | None:
             launcher=launcher,
             since=str(body["since"]),
             detached=bool(body["detached"]),
+            grace=int(body["grace"]),
             services=services,
         )
     except FileNotFoundError:
@@ -147,7 +155,7 @@ def _judged(known: Tenure, launcher: ProcessIdentity) -> Tenure:
 
 
 @contextmanager
-def starting(workspace: Path, timeout: float) -> Iterator[None]:
+def starting(name: str, workspace: Path, timeout: float) -> Iterator[None]:
     """Holds the start lock of a workspace for a block: nobody else starts or stops the instance meanwhile.
 
     Raises:
@@ -166,7 +174,7 @@ def starting(workspace: Path, timeout: float) -> Iterator[None]:
         if not locks.take_descriptor(held.fd, timeout):
             pid = locks.holder_pid(held.fd)
             raise errors.Conflict(
-                "startup in progress by another process",
+                f"Instance {name!r} startup in progress by another process",
                 hint="Wait a few seconds or check if another terminal is starting this instance.",
                 holder=pid,
             )
@@ -175,7 +183,7 @@ def starting(workspace: Path, timeout: float) -> Iterator[None]:
         held.close()
 
 
-def begin(workspace: Path, clock: Clock, *, detached: bool) -> Tenure:
+def begin(workspace: Path, clock: Clock, *, detached: bool, grace: int) -> Tenure:
     """Writes down that this process launches the instance now, before anything of it is started."""
     since = rfc3339(clock.wall_ns())
     fresh = Tenure(
@@ -184,6 +192,7 @@ def begin(workspace: Path, clock: Clock, *, detached: bool) -> Tenure:
         launcher=ProcessIdentity.own(clock),
         since=since,
         detached=detached,
+        grace=grace,
     )
     write(workspace, fresh)
     _put(workspace, _PID, f"{os.getpid()} {since}\n".encode())
@@ -206,6 +215,7 @@ def write(workspace: Path, tenure: Tenure) -> None:
         "launcher": tenure.launcher.to_body() if tenure.launcher else None,
         "since": tenure.since,
         "detached": tenure.detached,
+        "grace": tenure.grace,
         "services": services,
     }
     _put(workspace, _RECORD, json.dumps(body).encode() + b"\n")

@@ -1,10 +1,10 @@
 """A tree of processes: all that came of a start, found by proof, and ended without ever hitting a stranger.
 
-A process belongs to a start if its environment has the number that was drawn for it (``MNEMOSYNE_START``), if it is in the
-session of one that has, or of a recorded leader that still is that very process, or if it is a child of one of these. So what
-changes its session, what clears its environment and what loses its parents is found, unless it does all three at once. Process
-numbers are used again, so each is named with the time at which it started, and signals go through a pidfd, which cannot come to
-mean another process.
+A process belongs to a start if its environment has the number that was drawn for it (``MNEMOSYNE_START=<number>.<service>``),
+if it is in the session of one that has, or of a recorded leader that still is that very process, or if it is a child of one of
+these. So what changes its session, what clears its environment and what loses its parents is found, unless it does all three at
+once. Process numbers are used again, so each is named with the time at which it started, and signals go through a pidfd, which
+cannot come to mean another process.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-__all__ = ["VARIABLE", "Process", "end", "members"]
+__all__ = ["VARIABLE", "Process", "end", "members", "send", "tag"]
 
 VARIABLE: Final = "MNEMOSYNE_START"
 _KILL_PATIENCE: Final = 10.0
@@ -39,16 +39,19 @@ class Process:
     command: str
 
 
-def members(start_id: str, leaders: Mapping[int, int]) -> list[Process]:
-    """All processes that belong to a start and still run. ``leaders`` are recorded process numbers and their start times.
+def members(
+    start_id: str, leaders: Mapping[int, int], service: str | None = None, adopted_by: int | None = None
+) -> list[Process]:
+    """All processes that belong to a start, or to one of its services, and still run.
 
-    The calling process is never among them.
+    ``leaders`` are recorded process numbers and their start times. ``adopted_by`` is a process whose children belong to it as
+    well: the launcher, to which orphans come. The calling process is never among them.
     """
     seen = {one.pid: one for one in _all()}
     seen.pop(os.getpid(), None)
-    tagged = {pid for pid in seen if _is_tagged(pid, start_id)}
+    tagged = {pid for pid in seen if _is_tagged(pid, start_id, service)}
     proved = {pid for pid, started in leaders.items() if pid in seen and seen[pid].start_time == started}
-    found = tagged | proved
+    found = tagged | proved | {pid for pid, one in seen.items() if adopted_by is not None and one.parent == adopted_by}
     sessions = proved | {seen[pid].session for pid in tagged}
     found |= {pid for pid, one in seen.items() if one.session in sessions}
     while True:
@@ -78,16 +81,28 @@ def _read(pid: int) -> Process:
     )
 
 
-def _is_tagged(pid: int, start_id: str) -> bool:
+def tag(start_id: str, service: str) -> str:
+    """What the variable is set to for a service of a start."""
+    return f"{start_id}.{service}"
+
+
+def _is_tagged(pid: int, start_id: str, service: str | None) -> bool:
     try:
         environ = Path(f"/proc/{pid}/environ").read_bytes()
     except OSError:
         return False
-    return f"{VARIABLE}={start_id}".encode() in environ.split(b"\0")
+    begin = f"{VARIABLE}={start_id}.{service or ''}".encode()
+    return any(entry == begin if service else entry.startswith(begin) for entry in environ.split(b"\0"))
 
 
-def end(find: Callable[[], list[Process]], grace: float, *, between: Callable[[], None] = lambda: None) -> list[Process]:
-    """Ends what is found, over and over until nothing is: SIGTERM first, SIGKILL after ``grace`` seconds.
+def end(
+    find: Callable[[], list[Process]],
+    grace: float,
+    *,
+    between: Callable[[], None] = lambda: None,
+    hurry: Callable[[], bool] = lambda: False,
+) -> list[Process]:
+    """Ends what is found, over and over until nothing is: SIGTERM first, SIGKILL after ``grace`` seconds or when in a hurry.
 
     ``between`` is called between two looks, so that a parent can fetch what its dead children leave. Returns what could not be
     ended.
@@ -95,26 +110,30 @@ def end(find: Callable[[], list[Process]], grace: float, *, between: Callable[[]
     asked: set[tuple[int, int]] = set()
     begun = time.monotonic()
     while found := find():
+        if hurry():
+            begun = min(begun, time.monotonic() - grace - 0.001)
         waited = time.monotonic() - begun
         if waited > grace + _KILL_PATIENCE:
             return found
         for one in found:
+            who = (one.pid, one.start_time)
             if waited > grace:
-                _send(one, signal.SIGKILL)
-            elif (one.pid, one.start_time) not in asked:
-                asked.add((one.pid, one.start_time))
-                _send(one, signal.SIGTERM, signal.SIGCONT)  # what is stopped would not see it
+                send(*who, signal.SIGKILL)
+            elif who not in asked:
+                asked.add(who)
+                send(*who, signal.SIGTERM, signal.SIGCONT)  # what is stopped would not see it
         _await_one(found, min(0.1, max(0.01, grace - waited)))
         between()
     return []
 
 
-def _send(process: Process, *numbers: signal.Signals) -> None:
+def send(pid: int, start_time: int, *numbers: signal.Signals) -> None:
+    """Sends signals to the very process that started at that time; to nobody when that has ended, or is not ours to signal."""
     with suppress(ProcessLookupError, PermissionError):
-        fd = os.pidfd_open(process.pid)
+        fd = os.pidfd_open(pid)
         try:
             # RACE: between the look and now another process may have got its number: the pidfd is compared, then used.
-            if _read(process.pid).start_time == process.start_time:
+            if _read(pid).start_time == start_time:
                 for number in numbers:
                     signal.pidfd_send_signal(fd, number)
         except (FileNotFoundError, ValueError, IndexError):
