@@ -258,14 +258,21 @@ def layers() -> str:
 _ORDER = (
     "Coordinator", "Fleet", "Message", "Receipt", "Failure", "Delivery", "Instance", "Verdict", "AgentReport", "AgentState",
     "Claim", "OwnerLock", "BranchWork", "Assignment", "BranchConflict", "BranchState", "Worktree",
-    "Event", "EventKind", "Report", "Finding", "Severity", "Settings", "CoordinationError",
+    "scope", "Scope", "Event", "EventKind", "Report", "Finding", "Severity", "Settings", "CoordinationError",
 )  # fmt: skip
 
 
 def api() -> str:
     if set(_ORDER) | {"__version__"} != set(mnemo_coord.__all__):
         raise SystemExit(f"docs/generate.py: _ORDER and mnemo_coord.__all__ differ: {set(_ORDER) ^ set(mnemo_coord.__all__)}")
-    return "\n\n".join(part for name in _ORDER for part in _class(getattr(mnemo_coord, name)))
+    return "\n\n".join(part for name in _ORDER for part in _public(name, getattr(mnemo_coord, name)))
+
+
+def _public(name: str, exported: Any) -> Iterator[str]:
+    if isinstance(exported, type):
+        yield from _class(exported)
+    else:
+        yield from (f"## {name}()", _signature(name, exported, bound=False), _prose(inspect.getdoc(exported) or ""))
 
 
 def _class(kind: type) -> Iterator[str]:
@@ -297,10 +304,10 @@ def _member(title: str, member: Any) -> Iterator[str]:
         yield _prose(inspect.getdoc(function) or "")
 
 
-def _signature(name: str, function: Callable[..., Any]) -> str:
+def _signature(name: str, function: Callable[..., Any], *, bound: bool = True) -> str:
     signature = inspect.signature(function)
     shown, star = [], False
-    for parameter in list(signature.parameters.values())[1:]:
+    for parameter in list(signature.parameters.values())[bound:]:
         if parameter.kind is parameter.KEYWORD_ONLY and not star:
             shown.append("*")
             star = True

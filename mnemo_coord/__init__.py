@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mnemo_coord.holdings.occupancy import BranchConflict
     from mnemo_coord.holdings.owner import OwnerLock
     from mnemo_coord.holdings.worktrees import Worktree
+    from mnemo_coord.instances.scope import Scope, scope
     from mnemo_coord.members.instance import Instance
     from mnemo_coord.members.liveness import Verdict
     from mnemo_coord.members.reports import AgentReport, AgentState
@@ -56,10 +57,12 @@ _HOME = {
     "OwnerLock": "holdings.owner",
     "Receipt": "messages.delivery",
     "Report": "doctor",
+    "Scope": "instances.scope",
     "Settings": "settings",
     "Severity": "findings",
     "Verdict": "members.liveness",
     "Worktree": "holdings.worktrees",
+    "scope": "instances.scope",
 }
 
 __all__ = [
@@ -83,11 +86,13 @@ __all__ = [
     "OwnerLock",
     "Receipt",
     "Report",
+    "Scope",
     "Settings",
     "Severity",
     "Verdict",
     "Worktree",
     "__version__",
+    "scope",
 ]
 
 

@@ -298,9 +298,10 @@ class Coordinator:
         """See `mnemo_coord.Coordinator.leader`."""
         return await asyncio.to_thread(self.sync.leader, name)
 
-    async def own(self, path: str | os.PathLike[str], *, retry: float = 0.0) -> AsyncOwnerLock:
-        """See `mnemo_coord.Coordinator.own`; ``async with await me.own(path):``."""
-        return AsyncOwnerLock(await asyncio.to_thread(self.sync.own, path, retry=retry))
+    async def own(self, path: str | os.PathLike[str], *, component: str | None = None, retry: float = 0.0) -> AsyncOwnerLock:
+        """See `mnemo_coord.Coordinator.own`; ``async with await me.own(path):``. Cancelled, it does not keep the lock."""
+        taking = partial(self.sync.own, path, component=component, retry=retry)
+        return AsyncOwnerLock(await _in_thread(taking, lambda lock: lock.release()))
 
     async def open_worktree(self, branch: str | None = None, *, base: str = "HEAD") -> Worktree:
         """See `mnemo_coord.Coordinator.open_worktree`."""

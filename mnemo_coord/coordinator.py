@@ -284,13 +284,27 @@ class Coordinator:
         return self.fleet.claims.holder(ClaimKind.LEADER, name)
 
     @errors.translated
-    def own(self, path: str | os.PathLike[str], *, retry: float = 0.0) -> owner.OwnerLock:
+    def own(self, path: str | os.PathLike[str], *, component: str | None = None, retry: float = 0.0) -> owner.OwnerLock:
         """Takes the owner lock of any file: ``<path>.lock``.
 
+        Args:
+            path: what is to be owned. It need not exist.
+            component: the part of the program that needs it, such as ``the scheduler``: the error says that it is not started.
+            retry: seconds to wait for its owner to end.
+
         Raises:
-            errors.Conflict: another owner still has it after ``retry`` seconds.
+            errors.Conflict: another owner still has it: process ``holder``, ``instance_id``. The hint says how to keep apart.
+            errors.State: the lock file cannot be made or is not ours.
         """
-        return owner.own(path, self.fleet.clock, instance_id=self.instance_id, retry=retry)
+
+        def variable() -> str:
+            from mnemo_coord.instances.scope import variable_near
+
+            return variable_near(path)
+
+        return owner.own(
+            path, self.fleet.clock, instance_id=self.instance_id, retry=retry, component=component, variable=variable
+        )
 
     @errors.translated
     def open_worktree(self, branch: str | None = None, *, base: str = "HEAD") -> Worktree:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mnemo_coord.instances.project import Project
     from mnemo_coord.instances.slots import Slot
 
-__all__ = ["Enabling", "Here", "instance_here", "take_singletons"]
+__all__ = ["Enabling", "Here", "instance_here", "take_singletons", "warn_unscoped"]
 
 _ENABLE = "--enable-"
 
@@ -85,3 +85,18 @@ def take_singletons(here: Here, wanted: Sequence[str], instance_id: str, stack: 
     for error in taken.passed_over:
         talk(f"mnemosyne: {error.message}: it is off here")
     return taken.held
+
+
+def warn_unscoped(project: Project, environ: Mapping[str, str]) -> None:
+    """Says loudly when what is started here would store without a name where something is stored already.
+
+    ``environ`` is what it is started with: the project's environment may name it.
+
+    Raises:
+        errors.CoordinationError: the name is one that is refused, or the file with it is not valid.
+    """
+    from mnemo_coord.instances import scope
+
+    loud = scope.warning(project, scope.resolve(project, environ, Path.cwd()))
+    if loud:
+        talk(f"WARNING: {loud}")

@@ -8,6 +8,7 @@ Its content says who took it last, for people; the lock itself is the kernel's.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["OwnerLock", "own"]
 
 _CONTENT_LIMIT = 512
+_VARIABLE = "MNEMOSYNE_INSTANCE"
 
 
 class OwnerLock:
@@ -43,8 +45,24 @@ class OwnerLock:
         self.release()
 
 
-def own(path: str | os.PathLike[str], clock: Clock, *, instance_id: str | None = None, retry: float = 0.0) -> OwnerLock:
+def own(
+    path: str | os.PathLike[str],
+    clock: Clock,
+    *,
+    instance_id: str | None = None,
+    retry: float = 0.0,
+    component: str | None = None,
+    variable: Callable[[], str] = lambda: _VARIABLE,
+) -> OwnerLock:
     """Takes the owner lock of ``path``, waiting up to ``retry`` seconds. The file itself need not exist.
+
+    Args:
+        path: what is to be owned.
+        clock: for the time in the lock file.
+        instance_id: who takes it, for people.
+        retry: seconds.
+        component: what is not started where it is held, such as ``the scheduler``.
+        variable: finds the variable that tells instances apart, for the hint; called only where it is held.
 
     Raises:
         errors.Conflict: another owner has it; ``holder`` says which process.
@@ -64,9 +82,9 @@ def own(path: str | os.PathLike[str], clock: Clock, *, instance_id: str | None =
     except (OSError, ValueError) as error:
         raise errors.State.at(lock_path, str(getattr(error, "strerror", "") or error).lower()) from None
     if not locks.take_descriptor(descriptor.fd, retry):
-        conflict = _conflict(where, descriptor.fd)
+        pid, other = _holder(where, descriptor.fd)
         descriptor.close()
-        raise conflict
+        raise _conflict(where, pid, other, component, variable())
     _sign(descriptor.fd, clock, instance_id)
     return OwnerLock(lock_path, descriptor)
 
@@ -88,17 +106,26 @@ def _is_ours(fd: int) -> bool:
         return False
 
 
-def _conflict(path: Path, fd: int) -> errors.Conflict:
+def _holder(path: Path, fd: int) -> tuple[int | None, str | None]:
+    """The process that has it and, where that is the one that wrote the lock file, its instance."""
     said = {}
     with suppress(OSError, errors.State):
         said = records.parse(files.read_at_most(fd, _CONTENT_LIMIT), str(path))
-    pid = locks.holder_pid(fd) or said.get("pid")
-    instance_id = said.get("instance_id")
-    who = f"process {pid}" if isinstance(pid, int) else "another process"
-    as_instance = f" (instance {instance_id})" if isinstance(instance_id, str) else ""
+    noted, instance_id = said.get("pid"), said.get("instance_id")
+    noted = noted if type(noted) is int else None
+    pid = locks.holder_pid(fd)
+    # RACE: who has just taken it has not written yet: what stands there is of the owner before.
+    is_of_holder = pid in {None, noted} and isinstance(instance_id, str)
+    return pid or noted, instance_id if is_of_holder else None
+
+
+def _conflict(path: Path, pid: int | None, instance_id: str | None, component: str | None, variable: str) -> errors.Conflict:
+    known = ", ".join([f"process {pid}"] * bool(pid) + [f"instance {instance_id}"] * bool(instance_id))
     return errors.Conflict(
-        f"{path} is owned by {who}{as_instance}",
-        hint="it is freed when that process ends; --retry S waits for it",
+        f"{path.name} at {path} is already owned by another live instance"
+        + (f" ({known})" if known else "")
+        + (f" — not starting {component}" if component else ""),
+        hint=f"Run each instance with a distinct {variable} so they don't share a {path.name}; --retry S waits for it",
         holder=pid,
         instance_id=instance_id,
     )

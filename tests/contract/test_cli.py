@@ -7,15 +7,20 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import jsonschema
+import psutil
 import pytest
 import referencing
 import support
 
 from mnemo_coord.cli.commands import _COMMANDS
+from mnemo_coord.disk.clock import SystemClock
+from mnemo_coord.holdings.owner import own
 
 SCHEMAS = support.REPOSITORY / "docs" / "reference" / "schemas"
 
@@ -168,9 +173,17 @@ def test_own_excludes_and_passes_everything_through(state_dir: Path, tmp_path: P
     held = [support.MNEMOSYNE, "own", str(file), "--", "sh", "-c", "echo in; sleep 60"]
     with support.Child(held, tmp_path / "own") as owner:
         owner.wait_for("in")
-        second = support.run("own", file, "--", "true")
-        assert second.returncode == 4
-        assert str(owner.pid) in second.stderr
+        second = support.run("own", file, "--", "echo", "a b", cwd=tmp_path)
+        assert (second.returncode, second.stdout) == (4, "")
+        what = f"jobs.db at {file} is already owned by another live instance (process {owner.pid}) — not starting echo 'a b'"
+        todo = "Run each instance with a distinct MNEMOSYNE_INSTANCE so they don't share a jobs.db; --retry S waits for it"
+        assert second.stderr == f"mnemosyne: ERROR: {what}. {todo}\n"
+        as_json = support.run("own", "--json", file, "--", "echo", "a b", cwd=tmp_path)
+        assert (as_json.returncode, as_json.stderr) == (4, "")
+        assert as_json.json == {"error": {"code": "conflict", "message": what, "hint": todo}}
+        long = support.run("own", file, "--", "sh", "-c", "true;" * 100).stderr
+        assert "…. Run each" in long
+        assert len(long) < len(second.stderr) + 100
         (tmp_path / "link").symlink_to(tmp_path)
         assert support.run("own", tmp_path / "link" / "jobs.db", "--", "true").returncode == 4, "the same through a link"
         assert support.run("own", "--retry", "0.3", file, "--", "true").returncode == 4
@@ -188,6 +201,65 @@ def test_own_excludes_and_passes_everything_through(state_dir: Path, tmp_path: P
     )
     assert waiting.returncode == 33
     assert (tmp_path / "jobs.db.lock").exists(), "never unlinked"
+
+
+def test_the_variable_that_own_names_is_that_of_the_project(tmp_path: Path) -> None:
+    """Of the one around the file, else around the current folder. One that cannot be read changes nothing else."""
+    for name in ("one", "two", "none", "broken"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "one" / "mnemosyne.yaml").write_text("scope: {variable: ONE_INSTANCE}\n")
+    (tmp_path / "two" / "mnemosyne.yaml").write_text("scope: {variable: TWO_INSTANCE}\n")
+    (tmp_path / "broken" / "mnemosyne.yaml").write_text("scope: [\n")
+    (tmp_path / "none" / "link").symlink_to(tmp_path / "one" / "db")
+    expected = {
+        ("one/db", "two"): "ONE",
+        ("none/link", "two"): "ONE",
+        ("none/db", "two"): "TWO",
+        ("broken/db", "two"): "TWO",
+        ("none/db", "none"): "MNEMOSYNE",
+        ("broken/db", "broken"): "MNEMOSYNE",
+    }
+    for (path, folder), variable in expected.items():
+        with own(tmp_path / path, SystemClock()):
+            refused = support.run("own", tmp_path / path, "--", "true", cwd=tmp_path / folder)
+        assert (refused.returncode, f"a distinct {variable}_INSTANCE so" in refused.stderr) == (4, True), refused.stderr
+
+
+OWNS = """
+    import sys, time
+    from mnemo_coord.disk.clock import SystemClock
+    from mnemo_coord.holdings.owner import own
+    lock = own(sys.argv[1], SystemClock())
+    print("has it", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_who_waits_with_retry_takes_over_when_the_owner_is_killed(tmp_path: Path) -> None:
+    """Within a second, unless the machine is too busy to run it at all: then once of three times."""
+    assert any(_taken_over_after(tmp_path / str(number)) < 1.0 for number in range(3))
+
+
+def _taken_over_after(place: Path) -> float:
+    file = place / "db"
+    argv = [support.MNEMOSYNE, "own", "--retry", "60", str(file), "--", "echo", "has it"]
+    place.mkdir()
+    with support.python(OWNS, place / "owner", file) as owner:
+        owner.wait_for("has it")
+        with support.Child(argv, place / "heir") as heir:
+            support.wait_until(lambda: _has_open(place / "db.lock", heir.pid), what="it waits")
+            began = time.monotonic()
+            owner.kill()
+            heir.wait_for("has it")
+            took = time.monotonic() - began
+            assert heir.wait() == 0
+    return took
+
+
+def _has_open(lock: Path, pid: int) -> bool:
+    with suppress(psutil.Error):
+        return str(lock) in {file.path for file in psutil.Process(pid).open_files()}
+    return False
 
 
 def test_receive_prints_then_acknowledges(state_dir: Path) -> None:

@@ -162,6 +162,22 @@ def test_the_mirror_works(state_dir: Path) -> None:
     assert asyncio.run(talk()) == [1, 2, 1, 2, 3]
 
 
+def test_a_cancelled_own_keeps_no_lock(state_dir: Path) -> None:
+    async def cancelled() -> None:
+        file = state_dir.parent / "db"
+        async with aio.Coordinator(state_dir, settings=FAST) as me:
+            held = await me.own(file)
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await me.own(file, retry=30)
+            held.release()
+            await asyncio.sleep(0.1)  # the thread that was left behind gets it
+            async with await me.own(file, component="it", retry=10):
+                pass
+
+    asyncio.run(cancelled())
+
+
 def loaded_by(*argv: str) -> set[str]:
     code = f"import sys, runpy\nsys.argv = {['mnemosyne', *argv]!r}\n"
     code += "import mnemo_coord\n" if not argv else "from mnemo_coord.cli.main import main\nmain()\n"

@@ -14,7 +14,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
+import mnemo_coord
 from mnemo_coord import errors
+from mnemo_coord.cli.here import warn_unscoped
 from mnemo_coord.instances import environment, scope, templates
 from mnemo_coord.instances.project import FILE, Project, find, read
 from mnemo_coord.instances.services import Service
@@ -407,7 +409,11 @@ def test_every_store_nests_and_two_names_share_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["..", ".", "../x", "a/b", "/x", "a b", "é", "x\n", "a" * 129, "memory", "checkpoints.db", "scheduler", "~"]
+    "name",
+    [
+        *("..", ".", "../x", "a/b", "/x", "a b", "é", "x\n", "a" * 129, "memory", "checkpoints.db", "scheduler", "~"),
+        *("checkpoints.db.lock", "inbox.db-wal", "inbox.db-shm", "knowledge.db-journal", "scheduler.lock"),
+    ],
 )
 def test_names_that_are_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(errors.Config, match="PROTOAGENT_INSTANCE"):
@@ -425,3 +431,67 @@ def test_the_warning_comes_where_something_lies_and_nobody_has_a_name(tmp_path: 
     assert "PROTOAGENT_INSTANCE" in loud
     assert "PROTOAGENT_AUTO_SCOPE" in loud
     assert scope.warning(plain, named) is None
+
+
+@pytest.mark.parametrize("left", ["alice/checkpoints.db", "notes.txt", "inbox.db", "memory/", None])
+def test_anything_in_the_home_counts(left: str | None, tmp_path: Path) -> None:
+    """\"Runs unscoped against a non-empty data home\"."""
+    plain = agent(tmp_path)
+    root = tmp_path / "root"
+    root.mkdir()
+    if left is not None:
+        (root / left).parent.mkdir(exist_ok=True)
+        (root / left).mkdir() if left.endswith("/") else (root / left).touch()
+    assert bool(scope.warning(plain, scope.resolve(plain, {}, tmp_path))) == (left is not None)
+
+
+def test_where_the_project_itself_lies_only_stores_count(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text("scope: {root: .}\nstores: {inbox: inbox.db}\n")
+    here = read(tmp_path / FILE)
+    assert scope.warning(here, scope.resolve(here, {}, tmp_path)) is None
+    (tmp_path / "inbox.db").symlink_to("nowhere")
+    assert scope.warning(here, scope.resolve(here, {}, tmp_path))
+
+
+def test_a_program_is_told_once_and_not_because_of_what_it_stores(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    agent(tmp_path)
+    (tmp_path / "below").mkdir()
+    assert mnemo_coord.scope(tmp_path / "below", {}).name is None
+    Path(mnemo_coord.scope(tmp_path, {}).root).mkdir()
+    (tmp_path / "root" / "inbox.db").touch()
+    mnemo_coord.scope(tmp_path, {})
+    assert not caplog.records, "the home was empty when it came"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "root" / "memory").mkdir(parents=True)
+    agent(tmp_path / "other")
+    named = mnemo_coord.scope(tmp_path / "other", {"PROTOAGENT_INSTANCE": "alice"})
+    assert (named.name, named.source, named.root) == ("alice", "variable", str(tmp_path / "other" / "root" / "alice"))
+    assert not caplog.records, "it has a name"
+    for _ in range(3):
+        mnemo_coord.scope(tmp_path / "other", {})
+    assert [(record.levelname, str(tmp_path / "other" / "root") in record.message) for record in caplog.records] == [
+        ("WARNING", True)
+    ]
+
+
+def test_a_program_gets_our_errors(tmp_path: Path) -> None:
+    with pytest.raises(errors.NotFound):
+        mnemo_coord.scope(tmp_path)
+    agent(tmp_path)
+    with pytest.raises(errors.Config):
+        mnemo_coord.scope(tmp_path, {"PROTOAGENT_INSTANCE": "../x"})
+
+
+def test_what_is_started_unscoped_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plain = agent(tmp_path)
+    warn_unscoped(plain, {})
+    (tmp_path / "root" / "memory").mkdir(parents=True)
+    warn_unscoped(plain, {"PROTOAGENT_INSTANCE": "alice"})
+    assert capsys.readouterr().err == ""
+    warn_unscoped(plain, {})
+    assert capsys.readouterr().err.startswith(f"WARNING: unscoped, and {tmp_path / 'root'} is not empty")
+    with pytest.raises(errors.Config):
+        warn_unscoped(plain, {"PROTOAGENT_INSTANCE": "memory"})

@@ -65,8 +65,10 @@ def test_the_second_is_told_which_process_owns_it(target: Path, tmp_path: Path, 
         with pytest.raises(errors.Conflict) as caught:
             own(target, clock)
         assert (caught.value.holder, caught.value.instance_id, caught.value.exit_code) == (owner.pid, "e5f6a7b8", 4)
-        assert str(caught.value) == f"{target} is owned by process {owner.pid} (instance e5f6a7b8)"
-        assert caught.value.hint
+        who = f"another live instance (process {owner.pid}, instance e5f6a7b8)"
+        assert str(caught.value) == f"db at {target} is already owned by {who}"
+        hint = "Run each instance with a distinct MNEMOSYNE_INSTANCE so they don't share a db; --retry S waits for it"
+        assert caught.value.hint == hint
         owner.kill()
         with own(target, clock, instance_id="a1b2c3d4"):
             content = json.loads(target.with_name("db.lock").read_text())
@@ -81,6 +83,33 @@ def test_what_stands_in_the_lock_file_does_not_matter(content: str, target: Path
         with pytest.raises(errors.Conflict) as caught:
             own(target, clock)
         assert caught.value.holder == os.getpid()
+
+
+def test_what_is_not_started_and_how_instances_are_kept_apart(target: Path, clock: FakeClock) -> None:
+    asked: list[str] = []
+
+    def variable() -> str:
+        asked.append("")
+        return "AGENT"
+
+    with own(target, clock, component="the scheduler", variable=variable):
+        assert not asked, "only who is refused wants to know"
+        with pytest.raises(errors.Conflict) as caught:
+            own(target, clock, component="the scheduler", variable=variable)
+    assert (
+        caught.value.message
+        == f"db at {target} is already owned by another live instance (process {os.getpid()}) — not starting the scheduler"
+    )
+    assert "a distinct AGENT so" in caught.value.hint
+
+
+def test_the_instance_is_named_only_where_it_is_that_of_the_process(target: Path, clock: FakeClock) -> None:
+    """Who has just taken it has not written yet: what stands in the lock file is of the owner before."""
+    with own(target, clock):
+        target.with_name("db.lock").write_text('{"pid": 1, "instance_id": "e5f6a7b8", "since": "x"}')
+        with pytest.raises(errors.Conflict) as caught:
+            own(target, clock)
+    assert (caught.value.holder, caught.value.instance_id) == (os.getpid(), None)
 
 
 def test_who_waits_gets_it_when_it_is_free(target: Path, clock: FakeClock) -> None:
