@@ -248,6 +248,7 @@ def _taken_over_after(place: Path) -> float:
         owner.wait_for("has it")
         with support.Child(argv, place / "heir") as heir:
             support.wait_until(lambda: _has_open(place / "db.lock", heir.pid), what="it waits")
+            time.sleep(0.2)  # by now it has tried in vain
             began = time.monotonic()
             owner.kill()
             heir.wait_for("has it")

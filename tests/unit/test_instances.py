@@ -464,6 +464,7 @@ def test_a_program_is_told_once_and_not_because_of_what_it_stores(tmp_path: Path
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "root" / "memory").mkdir(parents=True)
     agent(tmp_path / "other")
+    (tmp_path / "other" / "root" / "alice" / "memory").mkdir(parents=True)
     named = mnemo_coord.scope(tmp_path / "other", {"PROTOAGENT_INSTANCE": "alice"})
     assert (named.name, named.source, named.root) == ("alice", "variable", str(tmp_path / "other" / "root" / "alice"))
     assert not caplog.records, "it has a name"
