@@ -11,7 +11,7 @@ import click
 
 from mnemo_coord import errors
 from mnemo_coord.cli.commands import Common, common
-from mnemo_coord.cli.here import Enabling, take_singletons
+from mnemo_coord.cli.here import Enabling, take_singletons, warn_unscoped
 from mnemo_coord.cli.output import talk
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def command(shared: Common, *, name: str | None, called: str | None, argv: tuple
         if chosen:
             environ["PORT"] = str(here.slot.ports[chosen[0].name])
         argv = argv or _command(here, chosen[0], environ)
+        warn_unscoped(here.project, environ)
         ports = stack.enter_context(_ports(here, chosen, fds=options["listen_fds"]))
         return run_in_foreground(argv, environ, handed=ports.handed, reserved=ports.reserved)
 

@@ -23,6 +23,7 @@ from mnemo_coord.instances.document import load
 from mnemo_coord.instances.environment import given
 from mnemo_coord.instances.ledger import data_dir
 from mnemo_coord.instances.project import Project, ScopeRules, find
+from mnemo_coord.members.identity import is_id
 
 __all__ = ["Scope", "Source", "auto_name", "resolve", "scope", "variable_near", "warning"]
 
@@ -132,8 +133,10 @@ def _root(project: Project, environ: Mapping[str, str]) -> Path:
 
 
 def _named(project: Project, environ: Mapping[str, str], folder: Path) -> tuple[str | None, Source]:
-    if environ.get(project.scope.variable):
-        return environ[project.scope.variable], Source.VARIABLE
+    named = environ.get(project.scope.variable)
+    # `mnemosyne run` without a name tells its program the id of this start: no name under which anything is found again.
+    if named and not (project.scope.variable == ScopeRules().variable and is_id(named)):
+        return named, Source.VARIABLE
     configured = _configured(project)
     if configured:
         return configured, Source.CONFIG

@@ -255,3 +255,21 @@ def test_what_is_wrong_with_the_ledger_of_trust_is_said(project: Path) -> None:
     done = support.run("trust", cwd=project)
     assert done.returncode == 6
     assert "trusted.json" in done.stderr
+
+
+def test_what_is_stored_without_a_name_is_warned_of_once(project: Path) -> None:
+    """The id of a start is no name: at the next one nothing would be found."""
+    file = project / "mnemosyne.yaml"
+    file.write_text(file.read_text() + "scope: {root: home}\nstores: {orders: orders.db}\n")
+    scope = ("run", "--", support.MNEMOSYNE, "scope", "--json")
+    done = support.run(*scope, cwd=project)
+    assert (done.json["name"], done.stderr) == (None, "")
+    (project / "home").mkdir()
+    (project / "home" / "orders.db").touch()
+    done = support.run("run", "--", "echo", "ran", cwd=project)
+    assert (done.returncode, done.stdout) == (0, "ran\n")
+    assert done.stderr.count("WARNING") == 1
+    for part in (str(project / "home"), "MNEMOSYNE_INSTANCE", "MNEMOSYNE_AUTO_SCOPE"):
+        assert part in done.stderr
+    done = support.run("run", "alice", "--", support.MNEMOSYNE, "scope", "--json", cwd=project)
+    assert (done.json["name"], done.stderr) == ("alice", "")
