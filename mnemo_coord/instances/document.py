@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from enum import StrEnum
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from mnemo_coord import errors
+from mnemo_coord.disk import files
 
 __all__ = ["Section", "load"]
 
@@ -32,8 +35,11 @@ def load(path: Path) -> Section:
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
     try:
-        with path.open("rb") as stream:
-            data = stream.read(_LIMIT + 1)
+        # O_NONBLOCK: opening a FIFO for reading would otherwise hang for ever.
+        with files.opened(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)) as fd:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise errors.State.at(path, "is not a regular file")
+            data = files.read_at_most(fd, _LIMIT + 1)
     except FileNotFoundError:
         raise errors.NotFound(f"{path}: is not there", hint="`mnemosyne init --project` writes one", path=str(path)) from None
     except OSError as error:

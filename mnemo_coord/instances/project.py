@@ -3,6 +3,7 @@
 ::
 
     project: shop                      # a name; by default that of the folder
+    home: ~/.shop                      # the folder of the default instance; that of dev is ~/.shop_dev
     stride: 1000                       # between the ports of two slots
     slots: 10                          # 0 to 9; 0 is that of the main checkout
     instance:
@@ -34,6 +35,7 @@ Everything is optional. Whoever reads it runs nothing of it.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -41,12 +43,15 @@ from typing import Any, Final
 
 from mnemo_coord import errors
 from mnemo_coord.instances.document import Section, load
-from mnemo_coord.instances.services import NAME, PORTS, VARIABLE, Service, number, read_services, variable
+from mnemo_coord.instances.services import NAME, PORTS, VARIABLE, Service, number, read_services, rebased, variable
 
 __all__ = ["FILE", "Prefer", "Project", "ScopeRules", "Template", "Value", "ValueKind", "find", "read"]
 
 FILE: Final = "mnemosyne.yaml"
 _SLOTS: Final = range(1, 1001)
+_KEYS: Final = (
+    "project", "home", "stride", "slots", "instance", "services", "environment", "singletons", "templates", "scope", "stores"
+)  # fmt: skip
 
 
 class Prefer(StrEnum):
@@ -117,6 +122,8 @@ class Project:
     """The checkout that the file is in."""
     digest: str = ""
     """SHA-256 of the file, in hex digits."""
+    home: str = ""
+    """The folder of the default instance, as it is written; the others are named after it."""
     stride: int = 1000
     slots: int = 10
     variable: str = "MNEMOSYNE_SLOT"
@@ -147,7 +154,7 @@ class Project:
         return {service.name: service.port + slot * self.stride for service in self.services}
 
 
-def find(start: str | os.PathLike[str] | None = None) -> Project:
+def find(start: str | os.PathLike[str] | None = None, environ: Mapping[str, str] | None = None) -> Project:
     """The project around a folder, by default the current one.
 
     Raises:
@@ -157,32 +164,31 @@ def find(start: str | os.PathLike[str] | None = None) -> Project:
     here = Path(os.path.realpath(os.getcwd() if start is None else start))
     for folder in (here, *here.parents):
         if (folder / FILE).is_file():
-            return read(folder / FILE)
+            return read(folder / FILE, environ)
     raise errors.NotFound(
         f"{here}: is in no project with a {FILE}", hint="`mnemosyne init --project` writes one", path=str(here)
     )
 
 
-def read(path: Path) -> Project:
-    """Reads a project's file.
+def read(path: Path, environ: Mapping[str, str] | None = None) -> Project:
+    """Reads a project's file. Ports in slot 0 may be overridden by the environment, by default that of this process.
 
     Raises:
-        errors.Config: something in it is unknown or not valid; file, line and key are in the message.
+        errors.Config: something in it is unknown or not valid; file, line and key are in the message. Or a variable is no port.
     """
-    whole = load(path).only(
-        "project", "stride", "slots", "instance", "services", "environment", "singletons", "templates", "scope", "stores"
-    )
+    whole = load(path).only(*_KEYS)
     folder = path.parent.name
     name = whole.value("project", str, folder if NAME.fullmatch(folder) else "project")
     if NAME.fullmatch(name) is None:
         raise whole.wrong("project", f"{name!r} is not a name", "1 to 64 letters, digits, _ or -")
     instance = whole.section("instance").only("variable", "path", "prefer")
-    services = read_services(whole.section("services"))
+    services = rebased(read_services(whole.section("services")), os.environ if environ is None else environ)
     singletons = _singletons(whole.section("singletons"))
     return Project(
         name=name,
         root=path.parent,
         digest=whole.digest,
+        home=_home(whole),
         stride=number(whole, "stride", 1000, PORTS),
         slots=number(whole, "slots", 10, _SLOTS),
         variable=variable(instance, "variable", "MNEMOSYNE_SLOT"),
@@ -195,6 +201,13 @@ def read(path: Path) -> Project:
         scope=_scope(whole.section("scope")),
         stores=_stores(whole.section("stores")),
     )
+
+
+def _home(whole: Section) -> str:
+    found: str = whole.value("home", str, "")
+    if "home" in whole and (not found.isprintable() or not found.strip(" /.~")):
+        raise whole.wrong("home", f"{found!r} is not a folder for one project", f"such as ~/.{whole.path.parent.name}")
+    return found
 
 
 def _singletons(section: Section) -> dict[str, int]:

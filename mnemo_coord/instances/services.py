@@ -4,7 +4,8 @@
 
     services:
       web:
-        port: 8000                     # in slot 0
+        port: 8000                     # in slot 0; WEB_BASE_PORT in the environment wins
+        base_variable: SHOP_WEB_PORT   # as does this one
         short: w
         variable: WEB_PORT
         group: app
@@ -20,10 +21,12 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
+from mnemo_coord import errors
 from mnemo_coord.instances.document import Section
 
 __all__ = [
@@ -37,6 +40,7 @@ __all__ = [
     "Service",
     "number",
     "read_services",
+    "rebased",
     "variable",
 ]
 
@@ -45,7 +49,7 @@ VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}", re.ASCII)
 PORTS: Final = range(1, 65536)
 _SECONDS: Final = range(3601)
 _KEYS: Final = (
-    "port", "short", "variable", "group", "command", "listen", "ready", "ready_within", "restart", "grace"
+    "port", "base_variable", "short", "variable", "group", "command", "listen", "ready", "ready_within", "restart", "grace"
 )  # fmt: skip
 
 
@@ -111,6 +115,8 @@ class Service:
     restart: Restart = Restart.ON_FAILURE
     grace: int = 10
     """Seconds between SIGTERM and SIGKILL."""
+    bases: tuple[str, ...] = ()
+    """Variables of the environment that give another port in slot 0; the first that is set wins."""
 
 
 def number(section: Section, name: str, default: int, allowed: range) -> int:
@@ -142,12 +148,11 @@ def read_services(section: Section) -> tuple[Service, ...]:
         one = section.section(name).only(*_KEYS)
         if "port" not in one:
             raise section.wrong(name, "needs a port")
-        upper = re.sub(r"[^A-Z0-9]", "_", name.upper())
         service = Service(
             name=name,
             port=number(one, "port", 0, PORTS),
             short=one.value("short", str, name[:1]),
-            variable=variable(one, "variable", f"{upper}_PORT" if upper[:1].isalpha() else f"_{upper}_PORT"),
+            variable=variable(one, "variable", f"{_upper(name)}_PORT"),
             group=one.value("group", str, ""),
             command=_command(one),
             listen=one.choice("listen", Listen, Listen.RESERVE),
@@ -155,6 +160,7 @@ def read_services(section: Section) -> tuple[Service, ...]:
             ready_within=number(one, "ready_within", 30, _SECONDS),
             restart=one.choice("restart", Restart, Restart.ON_FAILURE),
             grace=number(one, "grace", 10, _SECONDS),
+            bases=(*([variable(one, "base_variable", "")] if "base_variable" in one else []), f"{_upper(name)}_BASE_PORT"),
         )
         twin = next((other for other in found if service.port == other.port or service.variable == other.variable), None)
         if twin:
@@ -162,6 +168,40 @@ def read_services(section: Section) -> tuple[Service, ...]:
             raise section.wrong(name, f"has the {what} of {twin.name}")
         found.append(service)
     return tuple(found)
+
+
+def _upper(name: str) -> str:
+    """What the variables of a service begin with."""
+    upper = re.sub(r"[^A-Z0-9]", "_", name.upper())
+    return upper if upper[:1].isalpha() else f"_{upper}"
+
+
+def rebased(services: Iterable[Service], environ: Mapping[str, str]) -> tuple[Service, ...]:
+    """The services with the ports in slot 0 that the environment gives them.
+
+    Raises:
+        errors.Config: a variable is no port, or gives two services one.
+    """
+    before = tuple(services)
+    exported = {service.variable for service in before}  # those say which port a service has, not which it has in slot 0
+    found: dict[int, Service] = {}
+    said = {one.name: next((name for name in one.bases if environ.get(name) and name not in exported), "") for one in before}
+    for service in before:
+        name = said[service.name]
+        fresh = replace(service, port=_port(name, environ[name])) if name else service
+        twin = found.setdefault(fresh.port, fresh)
+        if twin is not fresh:
+            where = name or said[twin.name]
+            what = f"{where} gives {twin.name} and {service.name} one port, {fresh.port}"
+            raise errors.Config(what, hint="each needs one of its own", key=where)
+    return tuple(found.values())
+
+
+def _port(name: str, text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= 5 and int(text) in PORTS):
+        what = f"{name} is {text!r}, which is not a port"
+        raise errors.Config(what, hint=f"{PORTS[0]} to {PORTS[-1]}", key=name)
+    return int(text)
 
 
 def _command(section: Section) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -59,7 +59,11 @@ class Checkout:
     """Of the checkout; that of the project for the main one."""
     preferred: int
     source: str
-    """Where that came from: ``variable``, ``path`` or ``default``."""
+    """Where that came from: ``variable``, ``path``, ``default`` or ``name``."""
+    ports: Mapping[str, int] = field(default_factory=dict)
+    """Those that are asked for one by one, by the names of their services; the others follow from the slot."""
+    entry: bool = False
+    """Whether it is an entry of an instances.yaml, which the label names: the same one wherever its root is."""
 
 
 def recognise(project: Project, environ: Mapping[str, str], folder: Path) -> Checkout:
@@ -143,6 +147,8 @@ class Allocation:
     """Whether it was allocated just now."""
     passed_over: tuple[str, ...]
     """Why it is not the preferred one, a line for each slot that was not free."""
+    heard: tuple[str, ...] = ()
+    """Who listens on ports that were asked for one by one."""
 
 
 def listeners() -> dict[int, Listener]:
@@ -168,23 +174,37 @@ def _command(pid: int | None) -> str:
 
 
 def choose(
-    project: Project, preferred: int, others: Iterable[Slot], listening: Mapping[int, Listener]
+    project: Project,
+    preferred: int,
+    others: Iterable[Slot],
+    listening: Mapping[int, Listener],
+    asked: Mapping[str, int] | None = None,
+    *,
+    entry: bool = False,
 ) -> tuple[int, tuple[str, ...]]:
     """The slot to give, and why not each that was tried before. A main checkout may take any, others all but 0.
 
+    ``asked`` are ports that are wanted whatever the slot; whoever listens there is the business of who asks. An ``entry`` and
+    another instance of its project never have one number, though the ports of both would be free.
+
     Raises:
         errors.Config: a port of the preferred slot would be above 65535.
-        errors.Conflict: none is free.
+        errors.Conflict: none is free, or another slot has a port that is asked for.
     """
-    taken = {port: slot for slot in others for port in slot.ports.values()}
+    slots, fixed = list(others), dict(asked or {})
+    taken = {port: slot for slot in slots for port in slot.ports.values()}
+    numbers = {one.slot: one for one in slots if one.project == project.name and (entry or one.label.startswith("/"))}
+    _refuse_taken(fixed, taken)
     reasons: list[str] = []
     for slot in _order(preferred, project.slots):
-        ports = project.ports(slot)
+        ports = {name: port for name, port in project.ports(slot).items() if name not in fixed}
         high = next((name for name, port in ports.items() if port > _HIGHEST), None)
         if high and slot == preferred:
             what = f"slot {slot} would give {high} the port {ports[high]}, above {_HIGHEST}"
             raise errors.Config(what, hint="lower its base port or the stride", key=f"services.{high}.port")
-        why = "a port is above 65535" if high else _why_not(ports, taken, listening)
+        why = "a port is above 65535" if high else _why_not(ports, fixed, taken, listening)
+        if why is None and slot in numbers:
+            why = f"is that of {numbers[slot].name}, in {numbers[slot].root}"
         if why is None:
             return slot, tuple(reasons)
         reasons.append(f"slot {slot}: {why}")
@@ -199,16 +219,32 @@ def _order(preferred: int, slots: int) -> list[int]:
     return [preferred, *(slot for slot in rest if slot > preferred), *(slot for slot in rest if slot < preferred)]
 
 
-def _why_not(ports: Mapping[str, int], taken: Mapping[int, Slot], listening: Mapping[int, Listener]) -> str | None:
+def _why_not(
+    ports: Mapping[str, int], fixed: Mapping[str, int], taken: Mapping[int, Slot], listening: Mapping[int, Listener]
+) -> str | None:
     for name, port in ports.items():
+        if port in fixed.values():
+            return f"{name}'s port {port} is asked for another service"
         if port in taken:
-            other = taken[port]
-            return f"{name}'s port {port} is that of {other.project}, slot {other.slot}, in {other.root}"
+            return f"{name}'s port {port} is that of {_told(taken[port])}"
         if port in listening:
-            one = listening[port]
-            who = f"process {one.pid} ({one.command})" if one.pid else "another user's process"
-            return f"{name}'s port {port} is used by {who}"
+            return f"{name}'s port {port} is used by {_who(listening[port])}"
     return None
+
+
+def _refuse_taken(fixed: Mapping[str, int], taken: Mapping[int, Slot]) -> None:
+    for name, port in fixed.items():
+        if port in taken:
+            what = f"{name}'s port {port} is that of {_told(taken[port])}"
+            raise errors.Conflict(what, hint="`mnemosyne slots` shows which are taken", holder=None, service=name)
+
+
+def _told(slot: Slot) -> str:
+    return f"{slot.project}, slot {slot.slot}, in {slot.root}"
+
+
+def _who(one: Listener) -> str:
+    return f"process {one.pid} ({one.command})" if one.pid else "another user's process"
 
 
 class Slots:
@@ -227,36 +263,42 @@ class Slots:
         """
         return self._ledger.all()
 
-    def allocate(self, project: Project, checkout: Checkout) -> Allocation:
-        """The slot of a checkout: the one that it has, or a new one, stored.
+    def allocate(self, project: Project, checkout: Checkout, beside: Iterable[Slot] = ()) -> Allocation:
+        """The slot of a checkout: the one that it has, or a new one, stored. What is ``beside`` is taken without being stored.
 
         Raises:
-            errors.Conflict: none is free.
+            errors.Conflict: none is free, or another has a port that is asked for.
             errors.Config: the ports would be above 65535.
             errors.TimedOut: another process holds the registry of slots.
             errors.State: it cannot be read or written.
         """
         with self._ledger.changing() as known:
-            own = next((slot for slot in known if _is_of(slot, checkout)), None)
-            if own is not None and _says(own, project, checkout):
+            mine = sorted((slot for slot in known if _is_of(slot, checkout)), key=lambda slot: slot.label != checkout.label)
+            own = mine[0] if mine else None
+            if own is not None and len(mine) == 1 and _says(own, project, checkout):
                 return Allocation(slot=own, fresh=False, passed_over=())
             listening = self._seen()
-            kept = [slot for slot in known if slot is not own and not _is_over(slot, listening)]
+            kept = [slot for slot in known if slot not in mine and not _is_over(slot, listening)]
             # Its services changed: its number stays where it can, and who listens there is its own.
-            mine = set(own.ports.values()) if own else set()
-            heard = {port: one for port, one in listening.items() if port not in mine}
-            number, passed_over = choose(project, own.slot if own else checkout.preferred, kept, heard)
+            theirs = set(own.ports.values()) if own else set()
+            heard = {port: one for port, one in listening.items() if port not in theirs}
+            others = _with(kept, list(beside))
+            preferred = own.slot if own else checkout.preferred
+            number, passed_over = choose(project, preferred, others, heard, checkout.ports, entry=checkout.entry)
             slot = Slot(
                 project=project.name,
                 root=str(checkout.root),
                 label=checkout.label,
                 name=checkout.name,
                 slot=number,
-                ports=project.ports(number),
+                ports=_ports(project, number, checkout),
                 at=rfc3339(SystemClock().wall_ns()),
             )
             known[:] = [*kept, slot]
-            return Allocation(slot=slot, fresh=True, passed_over=passed_over)
+            told = [
+                f"{name}'s port {port} is used by {_who(heard[port])}" for name, port in checkout.ports.items() if port in heard
+            ]
+            return Allocation(slot=slot, fresh=True, passed_over=passed_over, heard=tuple(told))
 
     def release(self, root: Path, label: str | None = None) -> list[Slot]:
         """Gives back what a checkout has, or one of its slots, and returns it."""
@@ -267,12 +309,33 @@ class Slots:
 
 
 def _is_of(slot: Slot, checkout: Checkout) -> bool:
+    if checkout.entry and slot.label == checkout.label:
+        return True  # a person has given it another workspace
+    if checkout.entry and slot.label.startswith("/"):
+        return slot.root == str(checkout.root)  # the file with the entry is another one now
     return (slot.root, slot.label) == (str(checkout.root), checkout.label)
 
 
 def _says(slot: Slot, project: Project, checkout: Checkout) -> bool:
     """Whether what is stored is what would be stored now."""
-    return (slot.ports, slot.project, slot.name) == (project.ports(slot.slot), project.name, checkout.name)
+    stored = (slot.root, slot.label, slot.ports, slot.project, slot.name)
+    return stored == (
+        str(checkout.root),
+        checkout.label,
+        _ports(project, slot.slot, checkout),
+        project.name,
+        checkout.name,
+    )
+
+
+def _ports(project: Project, number: int, checkout: Checkout) -> dict[str, int]:
+    return project.ports(number) | dict(checkout.ports)
+
+
+def _with(kept: list[Slot], beside: list[Slot]) -> list[Slot]:
+    """What is taken: where both tell of one entry, what is beside is newer."""
+    newer = {slot.label for slot in beside if slot.label}
+    return [*(slot for slot in kept if slot.label not in newer), *beside]
 
 
 def _is_over(slot: Slot, listening: Mapping[int, Listener]) -> bool:
