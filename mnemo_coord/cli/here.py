@@ -1,23 +1,25 @@
-"""The instance of the project around the current directory, as ``env``, ``render`` and ``run`` need it."""
+"""The instance that is meant around the current directory, as ``env``, ``render`` and ``run`` need it."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from mnemo_coord import errors
 from mnemo_coord.cli.output import talk
 
 if TYPE_CHECKING:
+    from mnemo_coord.instances.named import Named
     from mnemo_coord.instances.project import Project
-    from mnemo_coord.instances.slots import Slot
+    from mnemo_coord.instances.slots import Allocation, Checkout, Slot
 
-__all__ = ["Enabling", "Here", "instance_here", "take_singletons", "warn_unscoped"]
+__all__ = ["Enabling", "Here", "instance_here", "is_instance", "project_here", "take_singletons", "warn_unscoped"]
 
 _ENABLE = "--enable-"
 
@@ -33,42 +35,91 @@ class Enabling(click.Command):
 
 @dataclass(frozen=True, slots=True)
 class Here:
-    """The instance of this checkout."""
+    """The instance that is meant."""
 
     project: Project
     slot: Slot
     surroundings: dict[str, str]
-    """Our environment without what was exported before."""
+    """Our environment without what was exported before, and what a person has set for the instance."""
+    named: Named | None = None
+    """None where it is that of a checkout, without a workspace."""
+    own: dict[str, str] = field(default_factory=dict)
+    """What its ``.env`` sets and our environment does not, and what it is told of itself."""
 
     def variables(self, held: Collection[str] | None = None) -> dict[str, str]:
         """Its variables; see `mnemo_coord.instances.environment.variables`."""
         from mnemo_coord.instances import environment
 
         slot = self.slot
-        return environment.variables(self.project, slot.slot, slot.name, slot.ports, self.surroundings, held)
+        computed = environment.variables(self.project, slot.slot, slot.name, slot.ports, self.surroundings, held)
+        return {**self.own, **computed}
 
 
-def instance_here() -> Here:
-    """The instance of this checkout; its slot is allocated where it has none. Says what was passed over.
+def project_here() -> Project:
+    """The project around the current directory.
 
     Raises:
-        errors.CoordinationError: there is no project, its file is not valid or would have to be trusted, or no slot is free.
+        errors.CoordinationError: there is none, or its file is not valid.
     """
     from mnemo_coord.instances import environment
     from mnemo_coord.instances.project import find
-    from mnemo_coord.instances.slots import Slots, recognise
+
+    return find(environ=environment.given(os.environ))
+
+
+def is_instance(name: str) -> bool:
+    """Whether there is a project here with an instance of this name.
+
+    Raises:
+        errors.CoordinationError: a file that says so is not valid.
+    """
+    from mnemo_coord.instances.named import Instances
+
+    try:
+        project = project_here()
+    except errors.NotFound:
+        return False
+    return any(one.name == name for one in Instances(project).all())
+
+
+def instance_here(name: str | None = None) -> Here:
+    """A named instance, or the one of this checkout, which is the default one in a project with a ``home:``.
+
+    Its slot is allocated where it has none. Says what was passed over.
+
+    Raises:
+        errors.NotFound: there is no project, or no such instance.
+        errors.CoordinationError: a file is not valid or would have to be trusted, or no slot is free.
+    """
+    from mnemo_coord.instances import environment
+    from mnemo_coord.instances.slots import recognise
     from mnemo_coord.instances.trust import Trust, powerful
 
-    project, surroundings = find(), environment.given(os.environ)
+    project, surroundings = project_here(), environment.given(os.environ)
     strong = powerful(project)
     if strong:
         Trust().require(project, f"it sets {', '.join(strong)}, by which other programs can be made to run something")
     checkout = recognise(project, surroundings, Path(os.path.realpath(os.getcwd())))
+    name = name or _inherited(project, surroundings)
+    if name is None and not (project.home and checkout.source == "default"):
+        return _of_checkout(project, checkout, surroundings)
+    return _named(project, name, surroundings)
+
+
+def _inherited(project: Project, surroundings: dict[str, str]) -> str | None:
+    """The instance that this process was started for: its slot is in our environment, and is not asked for anew."""
+    from mnemo_coord.instances.named import Instances
+
+    workspace = surroundings.get("MNEMOSYNE_WORKSPACE")
+    found = Instances(project).all() if workspace else []
+    return next((one.name for one in found if str(one.workspace) == workspace), None)
+
+
+def _of_checkout(project: Project, checkout: Checkout, surroundings: dict[str, str]) -> Here:
+    from mnemo_coord.instances.slots import Slots
+
     allocation = Slots().allocate(project, checkout)
-    for reason in allocation.passed_over:
-        talk(f"mnemosyne: {reason}")
-    if allocation.passed_over:
-        talk(f"mnemosyne: {checkout.name} has slot {allocation.slot.slot} instead, and keeps it")
+    _say(allocation, allocation.passed_over)
     return Here(project, allocation.slot, surroundings)
 
 
@@ -100,3 +151,33 @@ def warn_unscoped(project: Project, environ: Mapping[str, str]) -> None:
     loud = scope.warning(project, scope.resolve(project, environ, Path.cwd()))
     if loud:
         talk(f"WARNING: {loud}")
+
+
+def _named(project: Project, name: str | None, surroundings: dict[str, str]) -> Here:
+    from mnemo_coord.instances.named import DEFAULT, Instances
+    from mnemo_coord.instances.workspace import make, variables
+
+    instances = Instances(project)
+    named, allocation = instances.allocate(name or DEFAULT)
+    _say(allocation, instances.notes)
+    workspace = make(named, project)
+    told, values = variables(named, project), workspace.values(surroundings)
+    _require_trust(project, named, [variable for variable in values if variable not in told])
+    fresh = {variable: value for variable, value in values.items() if variable not in surroundings}
+    return Here(project, allocation.slot, {**values, **surroundings}, named, {**fresh, **told})
+
+
+def _say(allocation: Allocation, notes: Collection[str]) -> None:
+    for note in notes:
+        talk(f"mnemosyne: {note}")
+    if allocation.passed_over and notes:
+        talk(f"mnemosyne: {allocation.slot.name} has slot {allocation.slot.slot} instead, and keeps it")
+
+
+def _require_trust(project: Project, named: Named, variables: Collection[str]) -> None:
+    """A workspace inside of a checkout may have come with it: what is set there is somebody else's text, as its file is."""
+    from mnemo_coord.instances.trust import Trust, strong
+
+    found = strong(variables) if named.workspace.is_relative_to(project.root) else ()
+    if found:
+        Trust().require(project, f"{named.workspace / '.env'} sets {', '.join(found)}")

@@ -7,7 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from mnemo_coord.display import json_line, printable
 
@@ -32,13 +32,19 @@ def talk(text: str) -> None:
     sys.stderr.flush()
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Prints aligned columns; the last one is not padded, and ends where a terminal does."""
+_RULE: Final = 80
+"""Characters, unless a row is longer."""
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, rule: bool = False) -> None:
+    """Prints aligned columns; the last one is not padded, and ends where a terminal does. A rule is a line below the header."""
     cells = [list(header), *([printable(cell) for cell in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
     ends = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    for row in cells:
-        text = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+    texts = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    if rule:
+        texts.insert(1, "-" * max(_RULE, *map(len, texts)))
+    for text in texts:
         line(text if ends is None or len(text) <= ends else f"{text[: ends - 1]}…")
 
 

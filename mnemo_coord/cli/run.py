@@ -12,6 +12,7 @@ import click
 from mnemo_coord import errors
 from mnemo_coord.cli.commands import Common, common
 from mnemo_coord.cli.here import Enabling, take_singletons, warn_unscoped
+from mnemo_coord.cli.naming import one_name
 from mnemo_coord.cli.output import talk
 
 if TYPE_CHECKING:
@@ -43,9 +44,9 @@ class _Run(Enabling):
 def command(shared: Common, *, name: str | None, called: str | None, argv: tuple[str, ...], **options: Any) -> int:
     """Run COMMAND as an instance: registered and beating as long as it runs, with its project's environment and ports.
 
-    Without COMMAND the one of --service is run, if the project's mnemosyne.yaml is trusted. Its ports are kept for it until
-    it listens. Signals are passed on, and its exit code becomes ours. In it, `mnemosyne report`, `branch` and `send` speak
-    for it.
+    NAME is what it is called in the fleet; where the project has a named instance of that name, it is that one. Without COMMAND
+    the one of --service is run, if the project's mnemosyne.yaml is trusted. Its ports are kept for it until it listens. Signals
+    are passed on, and its exit code becomes ours. In it, `mnemosyne report`, `branch` and `send` speak for it.
     """
     from mnemo_coord.coordinator import Coordinator
     from mnemo_coord.supervise.process import run_in_foreground
@@ -53,9 +54,12 @@ def command(shared: Common, *, name: str | None, called: str | None, argv: tuple
     services: tuple[str, ...] = options["services"]
     if not argv and len(services) != 1:
         raise click.UsageError("What is to be run? `-- COMMAND`, or one --service that has a command in mnemosyne.yaml.")
-    here = _here(needed=bool(services or options["wanted"]))
+    name = one_name(called, None) or name
+    here = _here(name, needed=bool(services or options["wanted"]))
+    if here and here.named and here.named.name == name == "default":
+        name = None  # nobody in a fleet can be called so
     with ExitStack() as stack:
-        me = stack.enter_context(Coordinator(shared.dir, name=called or name, roles=options["roles"]))
+        me = stack.enter_context(Coordinator(shared.dir, name=name, roles=options["roles"]))
         own = {"MNEMOSYNE_DIR": str(me.fleet.state.path), "MNEMOSYNE_INSTANCE": me.name or me.instance_id}
         if here is None:
             return run_in_foreground(argv, {**os.environ, **own})
@@ -73,12 +77,12 @@ def command(shared: Common, *, name: str | None, called: str | None, argv: tuple
         return run_in_foreground(argv, environ, handed=ports.handed, reserved=ports.reserved)
 
 
-def _here(*, needed: bool) -> Here | None:
-    """The instance of the project here, where there is one."""
-    from mnemo_coord.cli.here import instance_here
+def _here(name: str | None, *, needed: bool) -> Here | None:
+    """The named instance, else that of the checkout here, where there is a project."""
+    from mnemo_coord.cli.here import instance_here, is_instance
 
     try:
-        return instance_here()
+        return instance_here(name if name is not None and is_instance(name) else None)
     except errors.NotFound:
         if needed:
             raise

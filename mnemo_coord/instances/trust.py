@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +24,7 @@ from mnemo_coord.disk.state_dir import main_worktree
 from mnemo_coord.instances.ledger import Ledger, data_dir
 from mnemo_coord.instances.project import FILE, Project
 
-__all__ = ["Trust", "powerful"]
+__all__ = ["Trust", "powerful", "strong"]
 
 _POWERFUL: Final = re.compile(
     r"PATH|HOME|SHELL|IFS|ENV|BASH_ENV|PROMPT_COMMAND|PS[0-4]|TMPDIR|EDITOR|VISUAL|PAGER|BROWSER|COMSPEC"
@@ -48,7 +49,12 @@ def powerful(project: Project) -> tuple[str, ...]:
     """The variables that a project's file sets and that decide what other programs run."""
     services = [service.variable for service in project.services]
     names = [project.variable, *services, *(value.variable for value in project.environment)]
-    return tuple(name for name in names if _POWERFUL.fullmatch(name) and name != "MNEMOSYNE_SLOT")
+    return tuple(name for name in strong(names) if name != "MNEMOSYNE_SLOT")
+
+
+def strong(names: Iterable[str]) -> tuple[str, ...]:
+    """Those of some variables that decide what other programs run."""
+    return tuple(name for name in names if _POWERFUL.fullmatch(name))
 
 
 class Trust:
