@@ -47,7 +47,7 @@ def command(shared: Common, *, name: str, whole: bool, yes: bool) -> int:
     if yes:
         with ExitStack() as stack:
             if os.path.lexists(named.workspace):
-                stack.enter_context(starting(named.workspace, _PATIENCE))  # nobody starts it meanwhile
+                stack.enter_context(starting(named.name, named.workspace, _PATIENCE))  # nobody starts it meanwhile
                 _refuse_running(named, locked=True)
             if whole:
                 removal.remove(instances, named)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -21,7 +21,7 @@ from mnemo_coord.supervise.states import RestartRules, State
 from mnemo_coord.supervise.supervisor import Plan, Supervisor
 from mnemo_coord.supervise.tenure import Status, Tenure
 
-__all__ = ["Launch", "launch", "plan", "stop"]
+__all__ = ["Launch", "entered", "launch", "plan", "stop"]
 
 _LOCK_PATIENCE: Final = 5.0
 """Seconds that a second starter waits for the first."""
@@ -48,6 +48,30 @@ def plan(
     return Plan(service=service, argv=words, environ=variables, folder=folder, port=ports[service.name], output=output)
 
 
+@contextmanager
+def entered(name: str, workspace: Path) -> Iterator[ExitStack]:
+    """Holds the start lock of an instance that does not run; what a launcher that was killed has left is ended first.
+
+    The lock is given up at the end of the block, or earlier by closing what is returned.
+
+    Raises:
+        errors.Conflict: it runs already, or somebody else is starting it.
+        errors.State: the workspace cannot be used, or something could not be ended.
+    """
+    with ExitStack() as lock:
+        lock.enter_context(tenure.starting(name, workspace, _LOCK_PATIENCE))
+        before = tenure.look(workspace)
+        if before.status in {Status.RUNNING, Status.STARTING} and before.pid:
+            raise errors.Conflict(
+                f"Instance {name!r} is already running (PID {before.pid})",
+                hint=f"`mnemosyne stop {name}` ends it",
+                holder=before.pid,
+            )
+        _end_survivors(workspace, before)
+        tenure.clear(workspace)
+        yield lock
+
+
 def launch(
     what: Launch,
     tell: Callable[[str, State, str], None],
@@ -56,37 +80,21 @@ def launch(
     clock: Clock | None = None,
     rules: RestartRules | None = None,
 ) -> bool:
-    """Starts the services of an instance and supervises them until they end. Returns whether they ended as they were meant to.
+    """Starts the services of an instance that was `entered` and supervises them until they end.
 
-    What a launcher that was killed has left is ended first. The start lock is held until none is starting any more.
+    ``settled`` is called once none is starting any more, or one is late. Returns whether all ended as they were meant to.
 
     Raises:
-        errors.Conflict: it runs already, somebody else is starting it, or a port is taken.
+        errors.Conflict: a port is taken.
         errors.State: the workspace cannot be used, or something could not be ended.
     """
-    with ExitStack() as stack:
-        lock = stack.enter_context(ExitStack())
-        lock.enter_context(tenure.starting(what.name, what.workspace, _LOCK_PATIENCE))
-        before = tenure.look(what.workspace)
-        if before.status in {Status.RUNNING, Status.STARTING} and before.pid:
-            raise errors.Conflict(
-                f"Instance {what.name!r} is already running (PID {before.pid})",
-                hint=f"`mnemosyne stop {what.name}` ends it",
-                holder=before.pid,
-            )
-        _end_survivors(what.workspace, before)
-        by_name = {plan.service.name: plan.port for plan in what.plans}
-        ports = stack.enter_context(ServicePorts.keep([plan.service for plan in what.plans], by_name))
+    services, by_name = [plan.service for plan in what.plans], {plan.service.name: plan.port for plan in what.plans}
+    with ServicePorts.keep(services, by_name) as ports:
         ports.refuse()
         ports.reserved.close()  # each is reserved again for its service, at once
-        grace = max((plan.service.grace for plan in what.plans), default=0)
+        grace = max((service.grace for service in services), default=0)
         current = tenure.begin(what.workspace, clock or SystemClock(), detached=what.detached, grace=grace)
-
-        def when_settled(all_ready: bool) -> None:
-            lock.close()
-            settled(all_ready)
-
-        well = Supervisor(what.plans, what.workspace, current, ports.handed, tell, rules).run(when_settled)
+        well = Supervisor(what.plans, what.workspace, current, ports.handed, tell, rules).run(settled)
         tenure.clear(what.workspace)
         return well
 
