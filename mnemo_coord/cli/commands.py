@@ -32,6 +32,7 @@ _COMMANDS: Final = {
     "rm": ("rm", "Remove a named instance."),
     "env": ("env", "Print the environment of an instance."),
     "render": ("render", "Write the files of an instance."),
+    "compose": ("compose", "Show what compose files publish and share."),
     "slots": ("slots", "Show which checkout has which slot and ports."),
     "scope": ("scope", "Show under which name things are stored here."),
     "trust": ("trust", "Let the commands of a mnemosyne.yaml run."),

@@ -27,8 +27,9 @@ def command(shared: Common, *, name: str | None, form: str) -> int:
     from mnemo_coord.cli.here import instance_here
     from mnemo_coord.instances import environment
 
-    wanted = instance_here(name).variables()
-    text = environment.FORMATS["json" if shared.as_json else form](wanted, os.environ)
+    here = instance_here(name)
+    here.remind()
+    text = environment.FORMATS["json" if shared.as_json else form](here.variables(), os.environ)
     sys.stdout.write(text + "\n")  # as it is: it is quoted for whoever evaluates it
     sys.stdout.flush()
     return 0

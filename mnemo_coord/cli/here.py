@@ -1,4 +1,4 @@
-"""The instance that is meant around the current directory, as ``env``, ``render`` and ``run`` need it."""
+"""The instance that is meant around the current directory, as ``env``, ``render``, ``compose`` and ``run`` need it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from mnemo_coord import errors
 from mnemo_coord.cli.output import talk
 
 if TYPE_CHECKING:
+    from mnemo_coord.instances.compose import Compose
     from mnemo_coord.instances.named import Named
     from mnemo_coord.instances.project import Project
     from mnemo_coord.instances.slots import Allocation, Checkout, Slot
@@ -53,6 +54,24 @@ class Here:
         slot = self.slot
         computed = environment.variables(self.project, slot.slot, slot.name, slot.ports, self.surroundings, held)
         return {**self.own, **computed}
+
+    def compose(self) -> Compose:
+        """Its compose files.
+
+        Raises:
+            errors.CoordinationError: one is not there, is not YAML, or cannot be read.
+        """
+        from mnemo_coord.instances import compose
+
+        return compose.read(self.project, self.slot, self.variables(), self.surroundings)
+
+    def remind(self) -> None:
+        """Says that the override of compose files is not there. Docker Compose refuses then, but podman-compose goes on."""
+        from mnemo_coord.instances.environment import compose_files
+
+        for path in compose_files(self.project, self.slot.slot)[-1:]:
+            if not path.exists():
+                talk(f"mnemosyne: {path} is not there (`mnemosyne render` writes it)")
 
 
 def project_here() -> Project:

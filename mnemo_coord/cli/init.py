@@ -44,6 +44,8 @@ environment:                # {{slot}} {{name}} {{project}} {{root}} {{ports.web
 #singletons:
 #  mailer: {{slot: 0}}        # true in one slot only
 
+#compose: [docker-compose.yml]          # an override of it is written for each instance
+
 #scope:                     # a name under which everything is stored
 #  variable: {upper}_INSTANCE
 #  root: ~/.{name}

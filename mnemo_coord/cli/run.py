@@ -82,11 +82,13 @@ def _here(name: str | None, *, needed: bool) -> Here | None:
     from mnemo_coord.cli.here import instance_here, is_instance
 
     try:
-        return instance_here(name if name is not None and is_instance(name) else None)
+        here = instance_here(name if name is not None and is_instance(name) else None)
     except errors.NotFound:
         if needed:
             raise
         return None
+    here.remind()
+    return here
 
 
 def _command(here: Here, service: Service, environ: Mapping[str, str]) -> tuple[str, ...]:

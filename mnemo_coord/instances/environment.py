@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
 from mnemo_coord import errors
 from mnemo_coord.instances.project import FILE, Project, Value, ValueKind
 
-__all__ = ["FORMATS", "MARK", "changes", "given", "variables"]
+__all__ = ["FORMATS", "MARK", "changes", "compose_files", "given", "variables"]
 
 MARK: Final = "MNEMOSYNE_ENV"
 """What was exported, and what was there before: ``{"NAME": [before or null, exported]}``."""
@@ -56,6 +57,7 @@ def variables(
         errors.Config: a placeholder of the project's file means nothing.
     """
     found = {project.variable: str(slot), "COMPOSE_PROJECT_NAME": f"{project.name}-{slot}".lower()}
+    found |= _compose_file(project, slot, surroundings)
     if project.services:
         found["PORT"] = str(ports[project.services[0].name])
     found |= {service.variable: str(ports[service.name]) for service in project.services}
@@ -68,6 +70,23 @@ def variables(
         else:
             found[value.variable] = _made(project, value, slot, ports, known, surroundings.get(value.variable))
     return found
+
+
+def compose_files(project: Project, slot: int) -> list[Path]:
+    """The compose files of a project and, behind them, the override of a slot; none where there are none."""
+    found = [project.root / name for name in project.compose]
+    return [*found, found[0].with_name(f"{found[0].stem}.mnemosyne-{slot}.yml")] if found else []
+
+
+def _compose_file(project: Project, slot: int, surroundings: Mapping[str, str]) -> dict[str, str]:
+    """Where Compose finds its files. An override that is not written yet is named too: Compose then refuses, which is safe."""
+    paths = [str(path) for path in compose_files(project, slot)]
+    if not paths:
+        return {}
+    usual = surroundings.get("COMPOSE_PATH_SEPARATOR") or ":"
+    separator = next((one for one in (usual, ":", "|", ";") if not any(one in path for path in paths)), usual)
+    own = {} if separator == usual else {"COMPOSE_PATH_SEPARATOR": separator}
+    return {"COMPOSE_FILE": separator.join(paths), **own}
 
 
 def _made(

@@ -21,6 +21,7 @@
       mailer: {slot: 0}
     templates:
       nginx.{slot}.conf: {from: nginx.template.conf, variables: [WEB_PORT]}
+    compose: [docker-compose.yml]      # an override of them is written for each instance
     scope:
       variable: SHOP_INSTANCE          # the name under which everything is stored
       auto: SHOP_AUTO_SCOPE            # derive one from the working directory
@@ -50,7 +51,8 @@ __all__ = ["FILE", "Prefer", "Project", "ScopeRules", "Template", "Value", "Valu
 FILE: Final = "mnemosyne.yaml"
 _SLOTS: Final = range(1, 1001)
 _KEYS: Final = (
-    "project", "home", "stride", "slots", "instance", "services", "environment", "singletons", "templates", "scope", "stores"
+    "project", "home", "stride", "slots", "instance", "services", "environment", "singletons", "templates", "compose", "scope",
+    "stores",
 )  # fmt: skip
 
 
@@ -134,6 +136,8 @@ class Project:
     singletons: dict[str, int] = field(default_factory=dict)
     """The slot of each."""
     templates: tuple[Template, ...] = ()
+    compose: tuple[str, ...] = ()
+    """Compose files, relative to the project."""
     scope: ScopeRules = ScopeRules()
     stores: dict[str, str] = field(default_factory=dict)
 
@@ -198,6 +202,7 @@ def read(path: Path, environ: Mapping[str, str] | None = None) -> Project:
         environment=_environment(whole.section("environment"), {service.name for service in services}, set(singletons)),
         singletons=singletons,
         templates=_templates(whole.section("templates")),
+        compose=_compose(whole),
         scope=_scope(whole.section("scope")),
         stores=_stores(whole.section("stores")),
     )
@@ -255,6 +260,13 @@ def _templates(section: Section) -> tuple[Template, ...]:
             raise section.wrong(target, "would be written over its own template")
         found.append(Template(target=target, source=source, variables=one.texts("variables")))
     return tuple(found)
+
+
+def _compose(whole: Section) -> tuple[str, ...]:
+    for path in whole.texts("compose"):
+        if not _is_below(path):
+            raise whole.wrong("compose", f"{path!r} is not a path in the project")
+    return whole.texts("compose")
 
 
 def _is_below(path: str) -> bool:

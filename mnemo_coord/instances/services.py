@@ -117,6 +117,8 @@ class Service:
     """Seconds between SIGTERM and SIGKILL."""
     bases: tuple[str, ...] = ()
     """Variables of the environment that give another port in slot 0; the first that is set wins."""
+    written: int = 0
+    """The port in slot 0 as the project's file has it, whatever the environment says; 0 where it is not of a file."""
 
 
 def number(section: Section, name: str, default: int, allowed: range) -> int:
@@ -151,6 +153,7 @@ def read_services(section: Section) -> tuple[Service, ...]:
         service = Service(
             name=name,
             port=number(one, "port", 0, PORTS),
+            written=number(one, "port", 0, PORTS),
             short=one.value("short", str, name[:1]),
             variable=variable(one, "variable", f"{_upper(name)}_PORT"),
             group=one.value("group", str, ""),

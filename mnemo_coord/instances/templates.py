@@ -16,7 +16,7 @@ from mnemo_coord import errors
 from mnemo_coord.disk import files
 from mnemo_coord.instances.project import Project, Template
 
-__all__ = ["fill", "render"]
+__all__ = ["fill", "put", "render"]
 
 _LIMIT = 4 * 1024 * 1024
 
@@ -41,7 +41,7 @@ def render(project: Project, values: Mapping[str, str], filled: Mapping[str, str
     """
     texts = [(_target(project, one, filled), _text(project, one, values), one) for one in project.templates]
     for target, text, one in texts:
-        _write(target, text, project.root / one.source)
+        put(target, text, like=project.root / one.source)
     return [target for target, _, _ in texts]
 
 
@@ -67,8 +67,14 @@ def _text(project: Project, one: Template, values: Mapping[str, str]) -> str:
     return fill(text, one.variables, values)
 
 
-def _write(target: Path, text: str, source: Path) -> None:
-    """A file that says what is there already is left alone: who watches it is not woken."""
+def put(target: Path, text: str, *, like: Path) -> None:
+    """Writes a file whole or not at all, with the mode of another one.
+
+    A file that says what is there already is left alone: who watches it is not woken.
+
+    Raises:
+        errors.State: it cannot be written.
+    """
     data = text.encode(errors="surrogateescape")
     try:
         with suppress(FileNotFoundError):
@@ -78,7 +84,7 @@ def _write(target: Path, text: str, source: Path) -> None:
         folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         with files.opened(folder):
             tmp = f".{target.name}.{os.getpid()}.tmp"
-            mode = source.stat().st_mode & 0o777
+            mode = like.stat().st_mode & 0o777
             files.publish(target.name, data, dir_fd=folder, tmp_name=tmp, tmp_fd=folder, durable=False, mode=mode)
     except OSError as error:
         raise errors.State.at(target, (error.strerror or str(error)).lower()) from None
