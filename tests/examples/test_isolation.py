@@ -140,7 +140,7 @@ def test_two_nginx_at_once(home: Path, port_base: int) -> None:
         for folder in (checkout(home, "orienter"), worktree(home, "hotfix")):
             file = folder / "mnemosyne.yaml"
             file.write_text(file.read_text().replace("port: 80,", f"port: {port_base},").replace("stride: 1000", "stride: 7"))
-            (path,) = support.run("render", "--json", cwd=folder).json
+            path, _ = support.run("render", "--json", cwd=folder).json
             assert "$host" in Path(path).read_text()
             nginx = [shutil.which("nginx") or "/usr/sbin/nginx", "-p", str(folder), "-c", path]
             checked = subprocess.run([*nginx, "-t"], capture_output=True, text=True, check=False)
