@@ -50,7 +50,7 @@ def _why_not(instances: Instances, named: Named) -> str:
         "the current folder": Path(os.getcwd()),
         "the data folder": data_dir(),
     }
-    for what, place in (others | fixed).items():
+    for what, place in (fixed | others).items():
         if Path(os.path.realpath(place)).is_relative_to(path):
             return f"{what} is in it" if Path(os.path.realpath(place)) != path else f"it is {what}"
     return ""

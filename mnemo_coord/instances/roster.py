@@ -212,10 +212,10 @@ def _first_right(wanted: dict[str, Any], ways: tuple[Any, ...], name: str) -> by
     from ruamel.yaml.error import YAMLError
 
     for way in ways:
-        with suppress(YAMLError, ValueError, AttributeError, IndexError):
+        with suppress(YAMLError, ValueError, AttributeError, LookupError):
             found: str = way()
             said = _plain(found)
-            if {**said, "instances": said["instances"] or {}} == wanted:
+            if {**said, "instances": said.get("instances") or {}} == wanted:
                 return found.encode()
     what = f"instances.yaml is written in a way in which {name!r} cannot be changed without changing more"
     raise errors.Config(what, hint="change it by hand", key=f"instances.{name}")
@@ -224,7 +224,7 @@ def _first_right(wanted: dict[str, Any], ways: tuple[Any, ...], name: str) -> by
 def _plain(text: str) -> dict[str, Any]:
     from ruamel.yaml import YAML
 
-    return dict(YAML(typ="safe", pure=True).load(text))
+    return dict(YAML(typ="safe", pure=True).load(text) or {})
 
 
 def _round(text: str) -> tuple[Any, Any]:

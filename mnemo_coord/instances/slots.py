@@ -273,6 +273,9 @@ class Slots:
             errors.State: it cannot be read or written.
         """
         with self._ledger.changing() as known:
+            inherited = next((slot for slot in known if _is_asked_for(slot, project, checkout)), None)
+            if inherited:
+                return Allocation(slot=inherited, fresh=False, passed_over=())
             mine = sorted((slot for slot in known if _is_of(slot, checkout)), key=lambda slot: slot.label != checkout.label)
             own = mine[0] if mine else None
             if own is not None and len(mine) == 1 and _says(own, project, checkout):
@@ -314,6 +317,12 @@ def _is_of(slot: Slot, checkout: Checkout) -> bool:
     if checkout.entry and slot.label.startswith("/"):
         return slot.root == str(checkout.root)  # the file with the entry is another one now
     return (slot.root, slot.label) == (str(checkout.root), checkout.label)
+
+
+def _is_asked_for(slot: Slot, project: Project, checkout: Checkout) -> bool:
+    """Whether a checkout asks for the slot that it has anyway: what `run` starts in it finds its number in its environment."""
+    asked = (str(checkout.root), "", checkout.preferred, project.name, project.ports(checkout.preferred))
+    return checkout.source == "variable" and (slot.root, slot.label, slot.slot, slot.project, slot.ports) == asked
 
 
 def _says(slot: Slot, project: Project, checkout: Checkout) -> bool:
