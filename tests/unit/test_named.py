@@ -392,7 +392,7 @@ NAMES = st.from_regex(r"[A-Za-z0-9_-]{1,8}", fullmatch=True)
 
 
 @for_all(st.lists(NAMES, min_size=1, max_size=5, unique=True), st.data())
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_entries_come_and_go_and_nothing_else_changes(names: list[str], data: st.DataObject) -> None:
     text = SEED.encode()
     for name in names:
