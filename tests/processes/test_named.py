@@ -16,6 +16,7 @@ import jsonschema
 import pytest
 import support
 from ruamel.yaml import YAML
+from unit.kernel import unshare
 
 SCHEMAS = support.REPOSITORY / "docs" / "reference" / "schemas"
 DEV, PROD = [19092, 20000, 20001, 6173], [20092, 21000, 21001, 7173]
@@ -34,9 +35,14 @@ def me(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "me"
 
 
+def command(*args: object, **options: Any) -> support.Cli:
+    """Runs ``mnemosyne ARGS`` where nobody listens on any port: it is the seed's ports that are looked at here."""
+    return support.run(*args, **options, prefix=unshare("-Urn"))
+
+
 def asked(*args: object, code: int = 0, schema: str = "", **env: str) -> Any:
     """What a command says in JSON."""
-    done = support.run("--json", *args, env=env)
+    done = command("--json", *args, env=env)
     assert done.returncode == code, done.stdout + done.stderr
     if schema:
         jsonschema.Draft202012Validator(json.loads((SCHEMAS / f"{schema}.json").read_text())).validate(done.json)
@@ -51,9 +57,9 @@ def refused(*args: object, code: int, **env: str) -> str:
 
 def test_the_seed_as_it_is(me: Path) -> None:
     assert asked("init", "dev", schema="init")["fresh"] is True
-    made = support.run("init", "--name", "prod", "--workspace", me / ".jiuwenswarm_prod")
+    made = command("init", "--name", "prod", "--workspace", me / ".jiuwenswarm_prod")
     assert made.stdout == "prod  ~/.jiuwenswarm_prod  as:20092,w:21000,g:21001,f:7173\n"
-    shown = support.run("instances")
+    shown = command("instances")
     assert shown.stdout.splitlines() == [
         "INSTANCE  STATUS   PID  WORKSPACE            PORTS",
         "-" * 80,
@@ -85,7 +91,7 @@ def test_again_changes_nothing(me: Path) -> None:
     before = everything()
     assert asked("init", "dev", schema="init") == {**first, "fresh": False}
     assert asked("init", "dev", "--port", "w=21500")["ports"]["web"] == 21500
-    assert "dev was there already" in support.run("init", "dev").stderr
+    assert "dev was there already" in command("init", "dev").stderr
     assert "exists with web on port 21500" in refused("init", "dev", "--port", "web=20000", code=4)
     assert "exists with the workspace" in refused("init", "dev", "--workspace", "elsewhere", code=4)
     assert everything() == before
@@ -97,14 +103,14 @@ def test_again_changes_nothing(me: Path) -> None:
 def test_what_is_typed_wrong(me: Path) -> None:
     for args in (["dev", "--project"], ["dev", "--name", "prod"], ["--name", ""], ["dev", "--workspace", ""],
                  *(["dev", "--port", text] for text in ("web", "=1", "web=65536"))):  # fmt: skip
-        assert support.run("init", *args).returncode == 2, args
+        assert command("init", *args).returncode == 2, args
     said = refused("init", code=2)
     assert "`init NAME`" in said
     assert "`init --project`" in said
     assert "reserved" in refused("init", "Default", code=2)
     assert "called like its project" in refused("init", "JIUWENSWARM", code=2)
     assert "no service 'wbe'" in refused("init", "dev", "--port", "wbe=1", code=3)
-    assert support.run("instances", cwd=Path("/")).returncode == 3
+    assert command("instances", cwd=Path("/")).returncode == 3
     assert list(me.iterdir()) == [], "nothing is made"
 
 
@@ -187,7 +193,7 @@ def test_the_environment_of_an_instance(me: Path) -> None:
     def after(*names: str) -> str:
         steps = "".join(f'eval "$({support.MNEMOSYNE} env {name})"\n' for name in names)
         return subprocess.run(
-            ["sh", "-ec", f"{steps}env | grep -v -e ^_= | sort"], capture_output=True, text=True, check=True
+            [*unshare("-Urn"), "sh", "-ec", f"{steps}env | grep -v -e ^_= | sort"], capture_output=True, text=True, check=True
         ).stdout
 
     assert after("dev", "--name=prod") == after("prod"), "switching in one shell is like a fresh one"
@@ -197,7 +203,7 @@ def test_the_environment_of_an_instance(me: Path) -> None:
     assert "has no instance 'dve' (did you mean 'dev'?)" in text
     assert "has no instance 'x'" in refused("render", "--name", "x", code=3)
     for args in (["dev", "--name", "prod"], [""], ["--name", ""]):
-        assert support.run("env", *args).returncode == 2
+        assert command("env", *args).returncode == 2
     before = env.read_text()
     list_ = me / ".jiuwenswarm" / "instances.yaml"
     list_.write_text(list_.read_text().replace("web: 20000", "web: 22222"))
@@ -225,7 +231,7 @@ def test_a_program_of_an_instance(me: Path, state_dir: Path) -> None:
     script = f"echo $API_KEY $WEB_PORT $MNEMOSYNE_INSTANCE $MNEMOSYNE_WORKSPACE; {support.MNEMOSYNE} env --format dotenv | grep ^WEB_"
 
     def run(*args: str, **env: str) -> list[str]:
-        done = support.run("--dir", state_dir, "run", *args, "--", "sh", "-c", script, env=env)
+        done = command("--dir", state_dir, "run", *args, "--", "sh", "-c", script, env=env)
         assert done.returncode == 0, done.stderr
         return done.stdout.split()
 
@@ -234,17 +240,17 @@ def test_a_program_of_an_instance(me: Path, state_dir: Path) -> None:
         assert found == ["sk-1", "20000", "dev", dev, "WEB_PORT=20000"], "and what it asks in turn is about itself"
     assert run("other") == ["19000", "other", str(me / ".jiuwenswarm"), "WEB_PORT=19000"], "a name in the fleet only"
     assert run("default")[0] == "19000"
-    assert support.run("--dir", state_dir, "run", "", "--", "true").returncode == 2
+    assert command("--dir", state_dir, "run", "", "--", "true").returncode == 2
 
 
 def test_a_program_finds_the_slot_of_its_checkout(tmp_path: Path, state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MNEMOSYNE_DATA_DIR", str(tmp_path / "data"))
     Path(tmp_path / "mnemosyne.yaml").write_text("project: shop\nservices: {web: {port: 8000}}\n")
     script = f"echo $WEB_PORT; {support.MNEMOSYNE} env --format dotenv | grep ^WEB_"
-    done = support.run("--dir", state_dir, "run", "--", "sh", "-c", script, cwd=tmp_path)
+    done = command("--dir", state_dir, "run", "--", "sh", "-c", script, cwd=tmp_path)
     first, again = done.stdout.split()
     assert again == f"WEB_PORT={first}"
-    assert len(support.run("slots", "--json").json) == 1
+    assert len(command("slots", "--json").json) == 1
 
 
 def test_a_workspace_in_a_checkout_is_as_trusted_as_it_is(me: Path) -> None:
@@ -252,7 +258,7 @@ def test_a_workspace_in_a_checkout_is_as_trusted_as_it_is(me: Path) -> None:
     env = Path("inside/.env")
     env.write_text("LD_PRELOAD=/tmp/evil.so\n")
     assert "is not trusted" in refused("env", "dev", code=4)
-    assert support.run("trust", "--yes").returncode == 0
+    assert command("trust", "--yes").returncode == 0
     assert asked("env", "dev")["LD_PRELOAD"] == "/tmp/evil.so"
 
 
@@ -287,7 +293,7 @@ def test_what_runs_is_shown_and_not_removed(how: str, me: Path, tmp_path: Path) 
             assert f"dev is {dev['status']}" + (f", process {pid}" if pid else "") in refused("rm", "dev", *args, code=4)
         child.stop(signal.SIGKILL)
     assert place.is_dir()
-    assert support.run("rm", "dev", "--workspace", "--yes").returncode == 0
+    assert command("rm", "dev", "--workspace", "--yes").returncode == 0
     assert not place.exists()
 
 
@@ -300,7 +306,7 @@ def test_a_plan_first(me: Path) -> None:
     before = (me / ".jiuwenswarm" / "instances.yaml").read_bytes()
     planned = asked("rm", "dev", "--workspace", code=1, schema="rm")
     assert (planned["removed"], planned["files"]) == (False, 3)
-    said = support.run("rm", "--name", "dev", "--workspace")
+    said = command("rm", "--name", "dev", "--workspace")
     assert (said.returncode, said.stdout) == (1, "")
     assert "--yes does it" in said.stderr
     assert (me / ".jiuwenswarm" / "instances.yaml").read_bytes() == before
@@ -318,7 +324,7 @@ def test_a_plan_first(me: Path) -> None:
 def test_what_is_never_removed(me: Path, tmp_path: Path) -> None:
     assert "the default instance" in refused("rm", "default", "--workspace", "--yes", code=2)
     for args in ([], [""]):
-        assert support.run("rm", *args, "--yes").returncode == 2
+        assert command("rm", *args, "--yes").returncode == 2
     (tmp_path / "mine").mkdir(mode=0o700)
     asked("init", "dev", "--workspace", tmp_path / "mine")
     assert "was there before" in refused("rm", "dev", "--workspace", "--yes", code=4)
@@ -330,10 +336,10 @@ def test_one_that_is_unusable_hides_none(me: Path) -> None:
     place = Path(asked("init", "dev")["workspace"])
     asked("init", "prod")
     place.chmod(0o755)
-    found = support.run("instances", "--json")
+    found = command("instances", "--json")
     jsonschema.Draft202012Validator(json.loads((SCHEMAS / "instances.json").read_text())).validate(found.json)
     assert [one["status"] for one in found.json] == ["stopped", "unusable", "stopped"]
     assert "other users can reach it" in found.json[1]["problem"]
-    assert "mnemosyne: dev: " in support.run("instances").stderr
+    assert "mnemosyne: dev: " in command("instances").stderr
     assert asked("env", "dev")["WEB_PORT"] == "20000", "ours, it is tightened when it is used"
     assert stat.S_IMODE(place.stat().st_mode) == 0o700

@@ -34,11 +34,11 @@ def project(folder: Path, text: str) -> Project:
 # The file
 
 
-@pytest.mark.parametrize("name", ["orient", "protoagent"])
+@pytest.mark.parametrize("name", ["orient", "protoagent", "jiuwenswarm"])
 def test_the_examples_are_what_the_schema_says(name: str) -> None:
     document = YAML(typ="safe").load(EXAMPLES / name / FILE)
     jsonschema.Draft202012Validator(SCHEMA).validate(document)
-    assert read(EXAMPLES / name / FILE).name in {"orienter", "protoagent"}
+    assert read(EXAMPLES / name / FILE).name in {"orienter", "protoagent", "jiuwenswarm"}
 
 
 @pytest.mark.parametrize(

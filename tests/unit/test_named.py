@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import support
 from hypothesis import HealthCheck, settings
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
+from unit.kernel import need_root
 
 from mnemo_coord import errors
 from mnemo_coord.disk import trees
@@ -130,6 +133,8 @@ def test_the_ports_of_the_seed(tmp_path: Path, home_folder: Path) -> None:
     assert (list(prod.ports.values()), prod.slot) == ([20092, 21000, 21001, 7173], 2)
     assert (dev.workspace, stat.S_IMODE(dev.workspace.stat().st_mode)) == (home_folder / ".jiuwenswarm_dev", 0o700)
     plain = YAML(typ="safe").load(found.file)
+    schema = json.loads((support.REPOSITORY / "docs" / "reference" / "schemas" / "instances.yaml.json").read_text())
+    jsonschema.Draft202012Validator(schema).validate(plain)
     assert plain == YAML(typ="safe").load(SEED)
     assert found.all() == [default, dev, prod]
     assert found.notes == ()
@@ -275,7 +280,7 @@ def test_a_project_without_a_home_shares_the_slot_of_its_checkout(tmp_path: Path
         (f"instances:\n  {'a' * 65}: {{}}", "has 65 characters, 64 are allowed"),
         ("instances:\n  deadbeef: {}", ":2: instances.deadbeef: instance 'deadbeef' looks like an instance id"),
         ("instances:\n  1: {}", ":2: instances.1: 1 is not a name"),
-        ("instances:\n  dev:\n    workspce: x", ":3: instances.dev.workspce: is not known (did you mean 'workspace'?)"),
+        ("instances:\n  dev:\n    workspac: x", ":3: instances.dev.workspac: is not known (did you mean 'workspace'?)"),
         ("instances:\n  dev:\n    workspace: 7", ":3: instances.dev.workspace: has to be text, not 7"),
         ("instances:\n  dev:\n    workspace: ~", ":3: instances.dev.workspace: has to be text, not None"),
         ("instances:\n  dev:\n    workspace: ''", ":3: instances.dev.workspace: '' is not a path"),
@@ -533,8 +538,8 @@ def test_an_env_that_is_no_file_of_ours_alone(kind: str, tmp_path: Path) -> None
     assert stat.S_IMODE(os.lstat(named.workspace / ".env").st_mode) != 0o600 or kind in {"hard link", "fifo"}
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 def test_an_env_of_another_user(tmp_path: Path) -> None:
+    need_root()
     named, project = made(tmp_path)
     place = workspace.make(named, project)
     os.chown(place.env, 65534, 65534)
