@@ -1,7 +1,8 @@
 """Named instances of a project: each with a workspace, ports and a slot of its own, beside the default one.
 
 What instances.yaml says counts, whoever wrote it; the ledger of slots follows at the next use. The default instance has no
-entry: its workspace is the home, its slot 0. In a project without a ``home:`` its slot is that of the checkout.
+entry: its workspace is the home, its slot 0. In a project without a ``home:`` it is the instance of the checkout, or of the
+slot that is asked for, and its workspace is ``<home>.<slot>`` where the slot is not 0: no project has a dot in its name.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from typing import Final, TypeVar
 
 from mnemo_coord import errors
 from mnemo_coord.instances import roster
+from mnemo_coord.instances.environment import given
 from mnemo_coord.instances.home import home, instances_file, tilde
 from mnemo_coord.instances.ledger import data_dir
 from mnemo_coord.instances.project import Project
 from mnemo_coord.instances.roster import Entry
-from mnemo_coord.instances.slots import Allocation, Checkout, Slot, Slots
+from mnemo_coord.instances.slots import Allocation, Checkout, Slot, Slots, choose, recognise, stored_slot
 from mnemo_coord.instances.workspace import Workspace
 
 __all__ = ["DEFAULT", "Instances", "Named"]
@@ -50,12 +52,13 @@ class Instances:
     """The instances of a project on this machine."""
 
     def __init__(self, project: Project, environ: Mapping[str, str] | None = None, *, slots: Slots | None = None) -> None:
-        surroundings = os.environ if environ is None else environ
+        surroundings = given(os.environ if environ is None else environ)
         self.project = project
         self.home = home(project, surroundings)
         self.file = instances_file(project, surroundings)
         self.notes: tuple[str, ...] = ()
         """What a person should know of the ports that were given last: who listens on them, and which were passed over."""
+        self._surroundings = surroundings
         self._slots = slots or Slots(data_dir(surroundings))
 
     def all(self) -> list[Named]:
@@ -72,7 +75,7 @@ class Instances:
         known = self._slots.all()
         default = self._default(known)
         reserved = Entry(name=DEFAULT, workspace=default.workspace, ports=default.ports)
-        entries = roster.read(self.file, self.project, reserved)
+        entries = roster.read(self.file, self.project, self.home, reserved)
         numbers = _numbers(self.project, entries, [self._stored(entry, known) for entry in entries])
         found = [
             Named(name=one.name, workspace=one.workspace, ports=self.project.ports(slot) | one.ports, slot=slot)
@@ -81,14 +84,24 @@ class Instances:
         return [default, *found], {entry.name: entry for entry in entries}
 
     def _default(self, known: Iterable[Slot]) -> Named:
-        root = str(self._default_checkout().root)
-        stored = next((slot for slot in known if (slot.root, slot.label, slot.project) == (root, "", self.project.name)), None)
-        number = stored.slot if stored and stored.slot < self.project.slots else 0
-        return Named(name=DEFAULT, workspace=self.home, ports=self.project.ports(number), slot=number)
+        checkout = self._default_checkout()
+        stored = stored_slot(self.project, checkout, known)
+        if stored is not None and stored.slot < self.project.slots:
+            return self._as_default(stored.slot)
+        if self.project.home:
+            return self._as_default(checkout.preferred)
+        # Not given yet: what would be. The one that it prefers may be another checkout's, with a workspace of its own.
+        others = [slot for slot in known if slot is not stored and os.path.lexists(slot.root)]
+        return self._as_default(choose(self.project, checkout.preferred, others, {})[0])
+
+    def _as_default(self, slot: int) -> Named:
+        place = self.home if self.project.home or slot == 0 else self.home.with_name(f"{self.home.name}.{slot}")
+        return Named(name=DEFAULT, workspace=place, ports=self.project.ports(slot), slot=slot)
 
     def _default_checkout(self) -> Checkout:
-        root = self.home if self.project.home else self.project.root
-        return Checkout(root=root, label="", name=self.project.name, preferred=0, source="default")
+        if self.project.home:
+            return Checkout(root=self.home, label="", name=self.project.name, preferred=0, source="default")
+        return recognise(self.project, self._surroundings, self.project.root)
 
     def _stored(self, entry: Entry, known: Iterable[Slot]) -> Slot | None:
         own = [slot for slot in known if slot.project == self.project.name and slot.label.startswith("/")]
@@ -130,7 +143,8 @@ class Instances:
         checkout = self._default_checkout() if one.is_default else self._checkout(entries[name], one.slot)
         allocation = self._allocated(checkout, [other for other in found if other.name != name])
         slot = allocation.slot
-        return Named(name=name, workspace=one.workspace, ports=slot.ports, slot=slot.slot), allocation
+        used = Named(name=name, workspace=one.workspace, ports=slot.ports, slot=slot.slot)
+        return self._as_default(slot.slot) if one.is_default else used, allocation
 
     def _allocated(self, checkout: Checkout, others: Iterable[Named]) -> Allocation:
         beside = [self._as_slot(other) for other in others]
@@ -152,9 +166,10 @@ class Instances:
         )
 
     def _as_slot(self, one: Named) -> Slot:
-        root = self._default_checkout().root if one.is_default else one.workspace
-        label = "" if one.is_default else self._label(one.name)
-        name = self.project.name if one.is_default else one.name
+        own = self._default_checkout()
+        root, label, name = (
+            (own.root, own.label, own.name) if one.is_default else (one.workspace, self._label(one.name), one.name)
+        )
         return Slot(project=self.project.name, root=str(root), label=label, name=name, slot=one.slot, ports=one.ports, at="")
 
     def add(self, name: str, *, workspace: Path | None = None, ports: Mapping[str, int] | None = None) -> tuple[Named, bool]:

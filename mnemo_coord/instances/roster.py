@@ -65,7 +65,7 @@ def checked(name: str, project: Project) -> str:
 # Reading
 
 
-def read(path: Path, project: Project, default: Entry) -> list[Entry]:
+def read(path: Path, project: Project, home: Path, default: Entry) -> list[Entry]:
     """The entries, in their order; none where there is no file. ``default`` has what none of them may have.
 
     Raises:
@@ -81,7 +81,7 @@ def read(path: Path, project: Project, default: Entry) -> list[Entry]:
         raise whole.wrong(None, "has no `instances`", "instances: {NAME: {workspace: …, ports: {…}}}")
     section, found = whole.section("instances"), [default]
     for name in section:
-        found.append(_entry(section, name, project, default.workspace))
+        found.append(_entry(section, name, project, home))
         _distinct(section, found)
     return found[1:]
 

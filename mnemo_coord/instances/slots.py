@@ -24,7 +24,7 @@ from mnemo_coord.disk.clock import SystemClock, rfc3339
 from mnemo_coord.instances.ledger import Ledger, data_dir
 from mnemo_coord.instances.project import Prefer, Project
 
-__all__ = ["Allocation", "Checkout", "Listener", "Slot", "Slots", "choose", "cksum", "listeners", "recognise"]
+__all__ = ["Allocation", "Checkout", "Listener", "Slot", "Slots", "choose", "cksum", "listeners", "recognise", "stored_slot"]
 
 _HIGHEST: Final = 65535
 _CRC: Final = 0x04C11DB7
@@ -311,6 +311,13 @@ class Slots:
             return given
 
 
+def stored_slot(project: Project, checkout: Checkout, known: Iterable[Slot]) -> Slot | None:
+    """The one of these slots that a checkout has; None where it has none yet."""
+    own = [slot for slot in known if slot.project == project.name]
+    asked = next((slot for slot in own if _is_asked_for(slot, project, checkout)), None)
+    return asked or next((slot for slot in own if _is_of(slot, checkout)), None)
+
+
 def _is_of(slot: Slot, checkout: Checkout) -> bool:
     if checkout.entry and slot.label == checkout.label:
         return True  # a person has given it another workspace
@@ -343,7 +350,7 @@ def _ports(project: Project, number: int, checkout: Checkout) -> dict[str, int]:
 
 def _with(kept: list[Slot], beside: list[Slot]) -> list[Slot]:
     """What is taken: where both tell of one entry, what is beside is newer."""
-    newer = {slot.label for slot in beside if slot.label}
+    newer = {slot.label for slot in beside if slot.label.startswith("/")}
     return [*(slot for slot in kept if slot.label not in newer), *beside]
 
 

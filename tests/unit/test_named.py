@@ -251,8 +251,36 @@ def test_a_project_without_a_home_shares_the_slot_of_its_checkout(tmp_path: Path
     default, allocation = Instances(project, {}, slots=slots).allocate()
     assert allocation.slot == here
     assert default.ports == {"web": 8000}
+    assert default.workspace == tmp_path / "me/.local/share/mnemosyne/p"
     inherited = recognise(project, {"MNEMOSYNE_SLOT": "0"}, project.root)
     assert slots.allocate(project, inherited).slot == here, "what `run` starts finds its number, and means the same"
+
+
+def test_checkouts_of_such_a_project_share_no_workspace(tmp_path: Path) -> None:
+    """By path, by variable, and one that is only a second one: each is its own default instance."""
+    text = "project: p\nslots: 10\ninstance: {variable: AI, path: trees/p/}\nservices: {web: {port: 8000}}\n"
+    slots, base = Slots(tmp_path / "data", seen=dict), tmp_path / "me/.local/share/mnemosyne"
+
+    def of(folder: Path, **environ: str) -> Instances:
+        folder.mkdir(parents=True, exist_ok=True)
+        return Instances(swarm(folder, text), environ, slots=slots)
+
+    main, second = of(tmp_path / "a"), of(tmp_path / "b")
+    tree, asked = of(tmp_path / "trees/p/hotfix"), of(tmp_path / "a", AI="3")
+    workspaces = []
+    for one, slot in ((main, 0), (second, 1), (tree, 9), (asked, 3)):
+        before = one.get("default")
+        used, _ = one.allocate()
+        assert used == before == one.get("default"), "what is looked at is what is used"
+        assert (used.slot, used.ports) == (slot, {"web": 8000 + 1000 * slot})
+        assert used.workspace == (base / f"p.{slot}" if slot else base / "p")
+        workspaces.append(used.workspace)
+    third = of(tmp_path / "c", AI="3")
+    assert third.get("default").workspace not in workspaces, "not that of the one that has slot 3, before it has one"
+    assert third.allocate()[0] == third.get("default")
+    assert of(tmp_path / "trees/p/hotfix", AI="9").get("default").workspace == base / "p.9", "as what is started there finds it"
+    dev, _ = tree.add("dev")
+    assert dev.workspace == base / "p_dev"
 
 
 # The file
