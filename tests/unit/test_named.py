@@ -234,6 +234,20 @@ def test_a_list_by_hand_and_a_ledger_that_is_lost(tmp_path: Path) -> None:
     assert found.add("fourth")[0].slot == 4
 
 
+def test_an_entry_by_hand_has_the_slot_that_its_ports_tell(tmp_path: Path) -> None:
+    found = listed(tmp_path, "instances:\n  prod: {ports: {web: 21000, gateway: 7}}\n  dev: {ports: {web: 20000}}\n  new: {}\n")
+    assert [(one.name, one.slot) for one in found.all()[1:]] == [("prod", 2), ("dev", 1), ("new", 3)]
+    assert found.get("prod").ports == {"agent_server": 20092, "web": 21000, "gateway": 7, "frontend": 7173}
+
+
+def test_another_project_is_given_other_ports_at_once(tmp_path: Path) -> None:
+    """Before anything uses the instance: a slot whose folder is not there would be free."""
+    found = instances(tmp_path)
+    found.add("dev")
+    other = swarm(tmp_path / "o", SWARM.replace("project: jiuwenswarm", "project: o").replace("~/.jiuwenswarm", "~/.o"))
+    assert Instances(other, {}, slots=Slots(tmp_path / "data", seen=dict)).add("dev")[0].slot == 2
+
+
 def test_an_entry_with_nothing_in_it(tmp_path: Path, home_folder: Path) -> None:
     found = listed(tmp_path, "instances:\n  dev:\n  prod: {ports: {web: 21000}}\n")
     dev, prod = found.all()[1:]
