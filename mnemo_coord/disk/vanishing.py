@@ -1,11 +1,12 @@
-"""Folders that somebody else may be removing this instant."""
+"""Folders that somebody else may be removing this instant, and what a killed writer has left in one."""
 
 from __future__ import annotations
 
 import os
+import re
 from contextlib import suppress
 
-__all__ = ["names", "remove"]
+__all__ = ["names", "remove", "sweep"]
 
 
 def names(fd: int) -> list[str]:
@@ -24,3 +25,11 @@ def remove(name: str, *, dir_fd: int) -> None:
     """
     with suppress(FileNotFoundError):
         os.rmdir(name, dir_fd=dir_fd)
+
+
+def sweep(dir_fd: int, name: str) -> None:
+    """Removes ``name.<pid>.tmp``, which killed writers have left. Nobody may be writing one now: hold a lock for it."""
+    for one in names(dir_fd):
+        if re.fullmatch(rf"{re.escape(name)}\.[0-9]+\.tmp", one):
+            with suppress(FileNotFoundError):
+                os.unlink(one, dir_fd=dir_fd)

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mnemo_coord import errors
-from mnemo_coord.disk import files, locks
+from mnemo_coord.disk import files, locks, vanishing
 from mnemo_coord.instances.document import Section, load
 from mnemo_coord.instances.project import Project
 from mnemo_coord.instances.services import PORTS, number
@@ -162,7 +162,7 @@ def content(path: Path) -> bytes | None:
 
 
 def publish(path: Path, before: bytes | None, after: bytes) -> bool:
-    """Replaces the file, through a link, with its mode kept. False where it is not what it was before; nothing is touched then.
+    """Replaces the file, which is `held`, through a link, with its mode kept. False, and nothing done, where it has changed.
 
     Raises:
         errors.State: it cannot be written.
@@ -176,6 +176,7 @@ def publish(path: Path, before: bytes | None, after: bytes) -> bool:
             # RACE: who saves it in an editor between this look and the rename holds no lock: there is none for editors.
             if content(target) != before:
                 return False
+            vanishing.sweep(folder, f".{target.name}")
             files.publish(target.name, after, dir_fd=folder, tmp_name=tmp, tmp_fd=folder, durable=True, mode=mode)
     except OSError as error:
         raise errors.State.at(path, (error.strerror or str(error)).lower()) from None

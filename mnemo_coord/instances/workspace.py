@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mnemo_coord import errors
-from mnemo_coord.disk import files
+from mnemo_coord.disk import files, locks, vanishing
 from mnemo_coord.instances import dotenv
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ _GREETING: Final = "# Yours: API_KEY=…, or `source FILE` for what instances sh
 _ENV, _MADE, _LOGS = ".env", ".instance.made", "logs"
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_./:@%+,~-]+", re.ASCII)
 _TRIES: Final = 5
+_PATIENCE: Final = 10.0
+"""Seconds for which another of us who writes the same one is waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +168,9 @@ def make(named: Named, project: Project) -> Workspace:
     text = "".join(f"{line}\n" for line in part).encode()
     try:
         with files.opened(workspace._opened()) as folder:  # noqa: SLF001  # one room
+            if not locks.take_descriptor(folder, _PATIENCE):
+                raise errors.Conflict(f"{workspace.env}: another process is writing it", hint="try again", holder=None)
+            vanishing.sweep(folder, _ENV)
             _make_logs(folder, workspace)
             for _ in range(_TRIES):
                 before = _read(folder, workspace)

@@ -485,6 +485,18 @@ def test_mode_and_link_are_kept_and_nothing_is_left(tmp_path: Path) -> None:
     assert [path.name for path in found.file.parent.iterdir()] == ["instances.yaml"]
 
 
+def test_what_a_killed_writer_has_left_is_removed(tmp_path: Path) -> None:
+    found = listed(tmp_path, SEED)
+    (found.file.parent / ".instances.yaml.7.tmp").write_text("half")
+    (found.file.parent / "other.tmp").write_text("mine")
+    third, _ = found.add("third")
+    (third.workspace / ".env.7.tmp").write_text("API_KEY=sk-")
+    (third.workspace / ".env.own.tmp").write_text("mine")
+    workspace.make(third, found.project)
+    assert sorted(path.name for path in found.file.parent.iterdir()) == ["instances.yaml", "other.tmp"]
+    assert sorted(path.name for path in third.workspace.iterdir()) == [".env", ".env.own.tmp", ".instance.made", "logs"]
+
+
 # Workspaces
 
 
