@@ -233,7 +233,7 @@ def test_ready_is_what_the_file_says(way: str, place: Place) -> None:
     with place.child("start", "dev") as one:
         one.wait_for("late: starting")
         support.wait_until(lambda: place.run("status", "dev", "--json").json["services"]["late"]["pid"])
-        assert "ready" not in one.log
+        assert "late: ready" not in one.log
         (place.folder / "go").touch()
         one.wait_for("dev is ready")
         assert one.stop() == 0
