@@ -24,8 +24,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def who() -> dict[str, Any]:
-    """Which instance this is."""
-    return {"instance": os.environ.get("MNEMOSYNE_INSTANCE", "default"), "model": os.environ.get("MODEL_NAME", "none")}
+    """Which instance this is: its name, or the id of the default one in the fleet."""
+    return {"instance": os.environ["MNEMOSYNE_INSTANCE"], "model": os.environ.get("MODEL_NAME", "none")}
 
 
 def serve(handler: type[Handler]) -> None:

@@ -41,6 +41,7 @@ _COMMANDS: Final = {
     "stop": ("stop", "End an instance, to its last process."),
     "restart": ("restart", "End an instance and run it again."),
     "status": ("status", "Show an instance and its services."),
+    "service": ("service", "Print a systemd unit that runs an instance."),
     "logs": ("logs", "Show what the services of an instance have printed."),
     "own": ("own", "Run a command while holding the owner lock of a file."),
     "config": ("config", "Show every setting and where it came from."),

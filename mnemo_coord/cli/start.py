@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from mnemo_coord.instances.services import Service
     from mnemo_coord.supervise.background import Launcher
     from mnemo_coord.supervise.launch import Launch
+    from mnemo_coord.supervise.service_manager import ServiceManager
     from mnemo_coord.supervise.states import State
     from mnemo_coord.supervise.tenure import ServiceRecord, Tenure
 
@@ -54,7 +56,9 @@ def start(shared: Common, name: str | None, group: str | None, options: Mapping[
     from mnemo_coord.instances.named import DEFAULT
     from mnemo_coord.instances.project import FILE
     from mnemo_coord.instances.trust import Trust
+    from mnemo_coord.supervise.service_manager import ServiceManager
 
+    manager = ServiceManager.taken_from(os.environ)
     here = instance_here(name or DEFAULT)
     services = chosen(here.project, group)
     Trust().require(here.project, f"no service of {here.project.name} is started")
@@ -66,7 +70,7 @@ def start(shared: Common, name: str | None, group: str | None, options: Mapping[
         raise errors.Config(f"{where}: no service has a command", hint="services.NAME.command", key="services")
     if options["detach"]:
         return _in_the_background(shared, named, group, options)
-    return _here(shared, here, named, services, options)
+    return _here(shared, here, named, services, options, manager)
 
 
 def chosen(project: Project, group: str | None) -> list[Service]:
@@ -82,7 +86,14 @@ def chosen(project: Project, group: str | None) -> list[Service]:
     return found
 
 
-def _here(shared: Common, here: Here, named: Named, services: Sequence[Service], options: Mapping[str, Any]) -> int:
+def _here(
+    shared: Common,
+    here: Here,
+    named: Named,
+    services: Sequence[Service],
+    options: Mapping[str, Any],
+    manager: ServiceManager,
+) -> int:
     from mnemo_coord.coordinator import Coordinator
     from mnemo_coord.supervise.launch import entered, launch
     from mnemo_coord.supervise.states import State
@@ -105,6 +116,7 @@ def _here(shared: Common, here: Here, named: Named, services: Sequence[Service],
             where = f" http://127.0.0.1:{named.ports[service]} ({progress.seconds()})" if state is State.READY else ""
             waits = state in {State.STARTING, State.BACKOFF}
             progress.tell(service, f"{state}{where}{': ' if text else ''}{text}", waits=waits)
+            manager.heard(service, state, text)
 
         def settled(all_ready: bool) -> None:
             lock.close()
@@ -112,7 +124,8 @@ def _here(shared: Common, here: Here, named: Named, services: Sequence[Service],
             if not options["launched"]:
                 _summary(named, all_ready=all_ready, as_json=shared.as_json)
 
-        well = launch(_launch(here, named, services, environ, detached=options["launched"]), tell, settled)
+        what = _launch(here, named, services, environ, detached=options["launched"])
+        well = launch(what, tell, settled, look=manager.look)
     return 0 if well else 7
 
 

@@ -1,9 +1,11 @@
 """Where the named instances of a project are: the home of the default one, and the file that lists the others.
 
 ========================  =====================================================================================
-the home                  ``$MNEMOSYNE_DATA_DIR/<project>``, else ``home:`` of mnemosyne.yaml, else ``<data>/<project>``
+the home                  what the variable says that mnemosyne.yaml names (``home_variable:``), else
+                          ``$MNEMOSYNE_DATA_DIR/<project>``, else ``home:`` of mnemosyne.yaml, else ``<data>/<project>``
 a workspace               ``<home>_<name>``, unless its entry says another
-instances.yaml            in ``$MNEMOSYNE_CONFIG_DIR/<project>``, else beside mnemosyne.yaml if it is there, else in the home
+instances.yaml            in the folder that such a variable says (``config_variable:``), else in
+                          ``$MNEMOSYNE_CONFIG_DIR/<project>``, else beside mnemosyne.yaml if it is there, else in the home
 ========================  =====================================================================================
 """
 
@@ -31,6 +33,9 @@ def home(project: Project, environ: Mapping[str, str]) -> Path:
     Raises:
         errors.Config: the project is called like a folder of ours, and would share it.
     """
+    own = environ.get(project.home_variable)
+    if own:
+        return Path(os.path.realpath(os.path.expanduser(own)))
     if project.home and not environ.get("MNEMOSYNE_DATA_DIR"):
         return Path(os.path.realpath(project.root / os.path.expanduser(project.home)))
     if project.name in _OURS:
@@ -41,6 +46,9 @@ def home(project: Project, environ: Mapping[str, str]) -> Path:
 
 def instances_file(project: Project, environ: Mapping[str, str]) -> Path:
     """Where the named instances are listed. Touches nothing."""
+    own = environ.get(project.config_variable)
+    if own:
+        return Path(os.path.expanduser(own)).absolute() / INSTANCES
     named = environ.get("MNEMOSYNE_CONFIG_DIR")
     if named:
         return Path(os.path.expanduser(named)).absolute() / project.name / INSTANCES

@@ -4,6 +4,8 @@
 
     project: shop                      # a name; by default that of the folder
     home: ~/.shop                      # the folder of the default instance; that of dev is ~/.shop_dev
+    home_variable: SHOP_DATA_DIR       # a variable with another home
+    config_variable: SHOP_CONFIG_DIR   # and one with the folder of instances.yaml
     stride: 1000                       # between the ports of two slots
     slots: 10                          # 0 to 9; 0 is that of the main checkout
     instance:
@@ -51,8 +53,8 @@ __all__ = ["FILE", "Prefer", "Project", "ScopeRules", "Template", "Value", "Valu
 FILE: Final = "mnemosyne.yaml"
 _SLOTS: Final = range(1, 1001)
 _KEYS: Final = (
-    "project", "home", "stride", "slots", "instance", "services", "environment", "singletons", "templates", "compose", "scope",
-    "stores",
+    "project", "home", "home_variable", "config_variable", "stride", "slots", "instance", "services", "environment",
+    "singletons", "templates", "compose", "scope", "stores",
 )  # fmt: skip
 
 
@@ -126,6 +128,10 @@ class Project:
     """SHA-256 of the file, in hex digits."""
     home: str = ""
     """The folder of the default instance, as it is written; the others are named after it."""
+    home_variable: str = ""
+    """A variable with another such folder; empty for none."""
+    config_variable: str = ""
+    """A variable with the folder of instances.yaml; empty for none."""
     stride: int = 1000
     slots: int = 10
     variable: str = "MNEMOSYNE_SLOT"
@@ -193,6 +199,8 @@ def read(path: Path, environ: Mapping[str, str] | None = None) -> Project:
         root=path.parent,
         digest=whole.digest,
         home=_home(whole),
+        home_variable=variable(whole, "home_variable", "") if "home_variable" in whole else "",
+        config_variable=variable(whole, "config_variable", "") if "config_variable" in whole else "",
         stride=number(whole, "stride", 1000, PORTS),
         slots=number(whole, "slots", 10, _SLOTS),
         variable=variable(instance, "variable", "MNEMOSYNE_SLOT"),

@@ -77,12 +77,14 @@ def launch(
     tell: Callable[[str, State, str], None],
     settled: Callable[[bool], None],
     *,
+    look: Callable[[], float | None] = lambda: None,
     clock: Clock | None = None,
     rules: RestartRules | None = None,
 ) -> bool:
     """Starts the services of an instance that was `entered` and supervises them until they end.
 
-    ``settled`` is called once none is starting any more, or one is late. Returns whether all ended as they were meant to.
+    ``settled`` is called once none is starting any more, or one is late. ``look`` is called after everything that happens, and
+    says in how many seconds it wants to be called at the latest. Returns whether all ended as they were meant to.
 
     Raises:
         errors.Conflict: a port is taken.
@@ -94,7 +96,7 @@ def launch(
         ports.reserved.close()  # each is reserved again for its service, at once
         grace = max((service.grace for service in services), default=0)
         current = tenure.begin(what.workspace, clock or SystemClock(), detached=what.detached, grace=grace)
-        well = Supervisor(what.plans, what.workspace, current, ports.handed, tell, rules).run(settled)
+        well = Supervisor(what.plans, what.workspace, current, ports.handed, tell, rules, look).run(settled)
         tenure.clear(what.workspace)
         return well
 

@@ -103,12 +103,14 @@ class Supervisor:
         handed: Mapping[str, socket.socket],
         tell: Callable[[str, State, str], None],
         rules: RestartRules | None = None,
+        look: Callable[[], float | None] = lambda: None,
     ) -> None:
         self._children = [
             _Child(plan, {name: one for name, one in handed.items() if name == plan.service.name}) for plan in plans
         ]
         self._workspace, self._current, self._tell = workspace, current, tell
         self._rules = RestartRules() if rules is None else rules
+        self._look = look
         self._writers: list[subprocess.Popen[bytes]] = []
         self._signals = 0
         self._wakeup, self._woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -164,6 +166,8 @@ class Supervisor:
         now = time.monotonic()
         times = [child.retry_at - now for child in self._children if child.state is State.BACKOFF]
         times += [_LOOK for child in self._children if child.state is State.STARTING]
+        due = self._look()
+        times += [] if due is None else [due]
         # RACE: a signal that came before this is a byte in the pipe: select returns at once.
         select.select([self._wakeup], [], [], max(0.0, min(times)) if times else None)
         with suppress(BlockingIOError):

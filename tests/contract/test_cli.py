@@ -330,7 +330,7 @@ def test_completion_scripts(shell: str) -> None:
 def test_bash_completes_commands() -> None:
     env = {"COMP_WORDS": "mnemosyne se", "COMP_CWORD": "1", "_MNEMOSYNE_COMPLETE": "bash_complete"}
     done = support.run(env=env)
-    assert {line.split(",")[1] for line in done.stdout.splitlines()} == {"serve", "send"}
+    assert {line.split(",")[1] for line in done.stdout.splitlines()} == {"serve", "send", "service"}
 
 
 @pytest.mark.parametrize("env", [{}, {"NO_COLOR": "1"}, {"TERM": "dumb"}, {"FORCE_COLOR": "1", "CLICOLOR_FORCE": "1"}])

@@ -91,6 +91,12 @@ def test_where_the_home_and_the_list_are(tmp_path: Path, home_folder: Path) -> N
     (tmp_path / "b" / "instances.yaml").touch()
     assert instances_file(own, {}) == tmp_path / "b" / "instances.yaml", "beside mnemosyne.yaml"
     assert instances_file(own, {"MNEMOSYNE_CONFIG_DIR": str(tmp_path / "c")}) == tmp_path / "c" / "b" / "instances.yaml"
+    named = swarm(tmp_path / "e", "project: e\nhome: ~/.e\nhome_variable: E_DATA\nconfig_variable: E_CONFIG\n")
+    assert home(named, {"E_DATA": ""}) == home_folder / ".e"
+    assert home(named, {"E_DATA": "~/x", "MNEMOSYNE_DATA_DIR": str(tmp_path / "d")}) == home_folder / "x"
+    assert instances_file(named, {"E_DATA": "~/x"}) == home_folder / "x" / "instances.yaml"
+    both = {"E_CONFIG": str(tmp_path / "f"), "MNEMOSYNE_CONFIG_DIR": str(tmp_path / "c")}
+    assert instances_file(named, both) == tmp_path / "f" / "instances.yaml"
     with pytest.raises(errors.Config, match="is a folder that all projects share"):
         home(swarm(tmp_path / "c", "project: locks"), {})
     assert (tilde(home_folder / "x"), tilde(home_folder), tilde(Path("/x"))) == ("~/x", str(home_folder), "/x")
