@@ -7,17 +7,14 @@ this process knows what is left.
 
 from __future__ import annotations
 
-import ctypes
 import os
-import select
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from mnemo_coord import errors
 from mnemo_coord.holdings.reservations import Reservations, listening_ports
@@ -26,6 +23,7 @@ from mnemo_coord.members.identity import start_time_and_state
 from mnemo_coord.supervise import readiness, tenure, tree
 from mnemo_coord.supervise.spawn import Output, spawn
 from mnemo_coord.supervise.states import Happening, RestartRules, State, next_state, pause
+from mnemo_coord.supervise.vigil import Vigil
 
 if TYPE_CHECKING:
     import socket
@@ -34,10 +32,8 @@ __all__ = ["Plan", "Supervisor"]
 
 _LOOK: Final = 0.05
 """Seconds between two looks at a service that is starting."""
-_STOPPING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 _WRITERS_PATIENCE: Final = 5.0
 """Seconds for the log writers to write what is left."""
-_PR_SET_CHILD_SUBREAPER: Final = 36
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,8 +108,7 @@ class Supervisor:
         self._rules = RestartRules() if rules is None else rules
         self._look = look
         self._writers: list[subprocess.Popen[bytes]] = []
-        self._signals = 0
-        self._wakeup, self._woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._vigil = Vigil()
 
     def run(self, when_settled: Callable[[bool], None]) -> bool:
         """Runs them. ``when_settled`` is called once none is starting any more or one is late, with whether all are ready.
@@ -123,33 +118,18 @@ class Supervisor:
         Raises:
             errors.State: something could not be ended.
         """
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # orphans come to us, not to init
-        before = self._catch_signals()
-        try:
-            for child in self._children:
-                self._happens(child, Happening.START)
-            self._loop(when_settled)
-        finally:
-            self._end_all()
-            signal.set_wakeup_fd(-1)
-            for number, handler in before.items():
-                signal.signal(number, handler)
-            os.close(self._wakeup)
-            os.close(self._woken)
+        with self._vigil:
+            try:
+                for child in self._children:
+                    self._happens(child, Happening.START)
+                self._loop(when_settled)
+            finally:
+                self._end_all()
         return not any(child.state is State.FATAL for child in self._children)
-
-    def _catch_signals(self) -> dict[int, Any]:
-        def count(_number: int, _frame: object) -> None:
-            self._signals += 1
-
-        before: dict[int, Any] = {number: signal.signal(number, count) for number in _STOPPING}
-        before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.set_wakeup_fd(self._woken, warn_on_full_buffer=False)
-        return before
 
     def _loop(self, when_settled: Callable[[bool], None]) -> None:
         settled = False
-        while not self._signals and not all(child.state.is_final for child in self._children):
+        while not self._vigil.signals and not all(child.state.is_final for child in self._children):
             self._fetch()
             listening = listening_ports() if any(child.state is State.STARTING for child in self._children) else set()
             for child in self._children:
@@ -158,7 +138,7 @@ class Supervisor:
                 settled = True
                 when_settled(all(child.state in {State.READY, State.EXITED} for child in self._children))
             self._wait()
-        if not settled and not self._signals:
+        if not settled and not self._vigil.signals:
             when_settled(False)
 
     def _wait(self) -> None:
@@ -168,17 +148,11 @@ class Supervisor:
         times += [_LOOK for child in self._children if child.state is State.STARTING]
         due = self._look()
         times += [] if due is None else [due]
-        # RACE: a signal that came before this is a byte in the pipe: select returns at once.
-        select.select([self._wakeup], [], [], max(0.0, min(times)) if times else None)
-        with suppress(BlockingIOError):
-            os.read(self._wakeup, 4096)
+        self._vigil.wait(max(0.0, min(times)) if times else None)
 
     def _fetch(self) -> None:
-        """Takes leave of every child that has ended. Several may stand behind one SIGCHLD; some are not ours, but orphans."""
-        ended = {}
-        with suppress(ChildProcessError):
-            while (found := os.waitpid(-1, os.WNOHANG))[0]:  # nothing else in this process has children
-                ended[found[0]] = os.waitstatus_to_exitcode(found[1])
+        """Takes leave of every child that has ended."""
+        ended = self._vigil.fetch()
         for writer in [writer for writer in self._writers if writer.pid in ended]:
             writer.returncode = ended[writer.pid]
             self._writers.remove(writer)
@@ -211,7 +185,7 @@ class Supervisor:
     def _has_ended(self, child: _Child, code: int) -> None:
         """Its first process has: what else there is of it is ended, so that nobody keeps its port."""
         service = child.plan.service
-        tree.end(lambda: self._members(child.name), service.grace, between=self._fetch, hurry=lambda: self._signals > 0)
+        tree.end(lambda: self._members(child.name), service.grace, between=self._fetch, hurry=lambda: self._vigil.signals > 0)
         restart = service.restart
         if code == 0 and restart is not Restart.ALWAYS:
             self._happens(child, Happening.DONE)
@@ -277,15 +251,10 @@ class Supervisor:
             child.reserved.close()
             if child.state.runs or child.state is State.BACKOFF:
                 self._happens(child, Happening.STOP, child.text)
-        asked = self._signals
+        asked = self._vigil.signals
         grace = max((child.plan.service.grace for child in self._children), default=0)
-        left = tree.end(self._members, grace, between=self._fetch, hurry=lambda: self._signals > asked)
-        deadline = time.monotonic() + _WRITERS_PATIENCE
-        while self._writers and time.monotonic() < deadline:
-            self._fetch()
-            select.select([self._wakeup], [], [], 0.05)
-            with suppress(BlockingIOError):
-                os.read(self._wakeup, 4096)
+        left = tree.end(self._members, grace, between=self._fetch, hurry=lambda: self._vigil.signals > asked)
+        self._vigil.await_end(self._writers, _WRITERS_PATIENCE, self._fetch)
         for child in self._children:
             if child.notices:
                 child.notices.close()

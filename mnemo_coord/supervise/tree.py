@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-__all__ = ["VARIABLE", "Process", "end", "members", "send", "tag"]
+__all__ = ["VARIABLE", "Ending", "Process", "end", "members", "offspring", "send", "tag"]
 
 VARIABLE: Final = "MNEMOSYNE_START"
 _KILL_PATIENCE: Final = 10.0
@@ -95,6 +95,44 @@ def _is_tagged(pid: int, start_id: str, service: str | None) -> bool:
     return any(entry == begin if service else entry.startswith(begin) for entry in environ.split(b"\0"))
 
 
+class Ending:
+    """Ends what it is shown, a look at a time: SIGTERM at first sight, SIGKILL after ``grace`` seconds."""
+
+    def __init__(self, grace: float) -> None:
+        self._grace = grace
+        self._asked: set[tuple[int, int]] = set()
+        self._begun = time.monotonic()
+
+    @property
+    def _waited(self) -> float:
+        return time.monotonic() - self._begun
+
+    @property
+    def pause(self) -> float:
+        """Seconds after which to look again, if nothing ends before."""
+        return min(0.1, max(0.01, self._grace - self._waited))
+
+    @property
+    def is_in_vain(self) -> bool:
+        """Whether SIGKILL was sent long ago."""
+        return self._waited > self._grace + _KILL_PATIENCE
+
+    def hurry(self) -> None:
+        """Sends SIGKILL from now on."""
+        self._begun = min(self._begun, time.monotonic() - self._grace - 0.001)
+
+    def ask(self, found: Iterable[Process]) -> None:
+        """Sends to each what is due."""
+        kills = self._waited > self._grace
+        for one in found:
+            who = (one.pid, one.start_time)
+            if kills:
+                send(*who, signal.SIGKILL)
+            elif who not in self._asked:
+                self._asked.add(who)
+                send(*who, signal.SIGTERM, signal.SIGCONT)  # what is stopped would not see it
+
+
 def end(
     find: Callable[[], list[Process]],
     grace: float,
@@ -107,24 +145,32 @@ def end(
     ``between`` is called between two looks, so that a parent can fetch what its dead children leave. Returns what could not be
     ended.
     """
-    asked: set[tuple[int, int]] = set()
-    begun = time.monotonic()
+    ending = Ending(grace)
     while found := find():
         if hurry():
-            begun = min(begun, time.monotonic() - grace - 0.001)
-        waited = time.monotonic() - begun
-        if waited > grace + _KILL_PATIENCE:
+            ending.hurry()
+        if ending.is_in_vain:
             return found
-        for one in found:
-            who = (one.pid, one.start_time)
-            if waited > grace:
-                send(*who, signal.SIGKILL)
-            elif who not in asked:
-                asked.add(who)
-                send(*who, signal.SIGTERM, signal.SIGCONT)  # what is stopped would not see it
-        _await_one(found, min(0.1, max(0.01, grace - waited)))
+        ending.ask(found)
+        _await_one(found, ending.pause)
         between()
     return []
+
+
+def offspring(first: Iterable[Process]) -> Callable[[], list[Process]]:
+    """Finds, again and again, what still runs of these processes and of all that they have started since the last look."""
+    known = {(one.pid, one.start_time) for one in first}
+
+    def find() -> list[Process]:
+        seen = {one.pid: one for one in _all()}
+        seen.pop(os.getpid(), None)
+        found = {pid for pid, one in seen.items() if (pid, one.start_time) in known}
+        while more := {pid for pid, one in seen.items() if one.parent in found and pid not in found}:
+            found |= more
+        known.update((pid, seen[pid].start_time) for pid in found)
+        return [seen[pid] for pid in sorted(found) if not seen[pid].is_zombie]
+
+    return find
 
 
 def send(pid: int, start_time: int, *numbers: signal.Signals) -> None:
