@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Self
 
@@ -18,14 +17,12 @@ from mnemo_coord.disk import signing
 from mnemo_coord.disk.clock import Clock, SystemClock, rfc3339
 from mnemo_coord.disk.state_dir import BRANCHES, StateDir
 from mnemo_coord.events import Broadcaster
-from mnemo_coord.holdings import assignments, edits
+from mnemo_coord.holdings import edits
 from mnemo_coord.holdings.branch_news import BranchNews
 from mnemo_coord.holdings.claims import Claims
 from mnemo_coord.holdings.edit_news import EditNews
-from mnemo_coord.holdings.made import Made, made_for_all
-from mnemo_coord.members import heartbeat, history, liveness, reports
+from mnemo_coord.members import liveness, reports
 from mnemo_coord.members.identity import check_name, is_id
-from mnemo_coord.members.instance import Instance, api_url
 from mnemo_coord.members.reaper import Reaper
 from mnemo_coord.members.registration import Registration
 from mnemo_coord.members.registry import Entries, Registry
@@ -36,11 +33,14 @@ from mnemo_coord.messages.mailboxes import Mailboxes
 from mnemo_coord.messages.message import NO_PAYLOAD
 from mnemo_coord.messages.queue import Queue
 from mnemo_coord.messages.sending import Options, Sender
+from mnemo_coord.roster import Roster
 from mnemo_coord.settings import Settings, resolve
 
 if TYPE_CHECKING:
     from mnemo_coord.holdings.branches import Branches
     from mnemo_coord.holdings.worktrees import Worktrees
+    from mnemo_coord.members.history import Fact
+    from mnemo_coord.members.instance import Instance
 
 __all__ = ["Fleet"]
 
@@ -63,6 +63,7 @@ class Fleet:
         said = (partial(reports.remove, state), partial(edits.remove, state))
         releases = (self.queue.release_of, self.claims.release_of, *said, self.release_branches)
         self.reaper = Reaper(self.registry, clock, releases, settings.stalled_after)
+        self.roster = Roster(self.registry, clock, settings)
         self._holders: tuple[Entries | None, dict[str, list[Registration]]] = (None, {})
 
     @cached_property
@@ -138,48 +139,12 @@ class Fleet:
     @errors.translated
     def instances(self) -> list[Instance]:
         """Everybody who is registered, with a verdict, in order of registration."""
-        entries = self.registry.read().items()
-        made = {made.instance_id: made for made in made_for_all(self.state, self.signer)}
-        said = reports.read_all(self.state, self.signer)
-        work = assignments.read_all(self.state, self.signer)
-        found = [
-            self._judge(entry.registration, made.get(key), said.get(key), work.get(key))
-            if entry.registration
-            else Instance.untrusted(key)
-            for key, entry in entries
-        ]
-        return sorted(found, key=lambda instance: (instance.registered_at or "~", instance.instance_id))
-
-    def _judge(
-        self,
-        registration: Registration,
-        made: Made | None,
-        said: reports.AgentReport | None,
-        work: list[assignments.Assignment] | None,
-    ) -> Instance:
-        beat = heartbeat.read(self.state, self.signer, registration.instance_id)
-        if beat is not None and beat.record_seq > registration.seq:
-            # An older copy of its record was put back; the newest is in its own file.
-            registration = self.registry.original(registration.instance_id) or registration
-        evidence = liveness.examine(self.state, registration, beat, self.clock, fresh=self.settings.heartbeat_interval)
-        port, host = registration.api_port, registration.api_host
-        if registration.worktree_path is None and made is not None:
-            registration = replace(registration, worktree_path=made.path, branch=registration.branch or made.branch)
-        if registration.branch is None and work:
-            registration = replace(registration, branch=work[-1].branch)
-        return Instance.judged(
-            registration,
-            liveness.decide(evidence, self.settings.stalled_after),
-            api_url=None if port is None or host is None else api_url(host, port),
-            at=beat.at if beat else None,
-            age=evidence.beat_age,
-            report=said,
-        )
+        return self.roster.instances()
 
     @errors.translated
-    def departed(self) -> list[history.Fact]:
+    def departed(self) -> list[Fact]:
         """What is remembered of who came, left and died, oldest first."""
-        return history.read(self.state, self.signer)
+        return self.roster.departed()
 
     @errors.translated
     def present(self, address: Address) -> bool:

@@ -14,8 +14,8 @@ from mnemo_coord.cli.commands import Common, common
 from mnemo_coord.cli.output import document, table, talk
 
 if TYPE_CHECKING:
-    from mnemo_coord.fleet import Fleet
     from mnemo_coord.members.instance import Instance
+    from mnemo_coord.roster import Roster
 
 _NAME_WIDTH = 20
 _PAUSE = 0.5
@@ -43,11 +43,12 @@ def command(shared: Common, *, everybody: bool, watch: bool) -> int:
 
 
 def _look(shared: Common, *, everybody: bool) -> list[Instance]:
-    from mnemo_coord.fleet import Fleet
+    from mnemo_coord.roster import Roster
 
     try:
-        with Fleet.open(shared.dir, create=False) as fleet:
-            return fleet.instances() + (_departed(fleet) if everybody else [])
+        with Roster.open(shared.dir) as roster:
+            found = roster.instances()
+            return found + (_departed(roster, found) if everybody else [])
     except errors.NotFound as error:
         if not shared.as_json:
             talk(f"{error.message} ({error.hint})" if error.hint else error.message)
@@ -100,14 +101,14 @@ def _shortened(name: str) -> str:
     return name if len(name) <= _NAME_WIDTH else f"{name[: _NAME_WIDTH - 1]}…"
 
 
-def _departed(fleet: Fleet) -> list[Instance]:
+def _departed(roster: Roster, found: list[Instance]) -> list[Instance]:
     """The dead that history remembers and the registry no longer holds."""
     from mnemo_coord.events import EventKind
     from mnemo_coord.members.instance import Instance
     from mnemo_coord.members.liveness import Verdict
 
-    present = {instance.instance_id for instance in fleet.instances()}
-    facts = fleet.departed()
+    present = {instance.instance_id for instance in found}
+    facts = roster.departed()
     came = {fact.instance_id: fact.at for fact in facts if fact.kind is EventKind.INSTANCE_REGISTERED}
     died = [fact for fact in facts if fact.kind is EventKind.INSTANCE_DIED and fact.instance_id not in present]
     return [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -40,12 +39,19 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, rule: bool = 
     """Prints aligned columns; the last one is not padded, and ends where a terminal does. A rule is a line below the header."""
     cells = [list(header), *([printable(cell) for cell in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
-    ends = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    ends = _terminal_width() if sys.stdout.isatty() else None
     texts = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
     if rule:
         texts.insert(1, "-" * max(_RULE, *map(len, texts)))
-    for text in texts:
-        line(text if ends is None or len(text) <= ends else f"{text[: ends - 1]}…")
+    cut = texts if ends is None else [text if len(text) <= ends else f"{text[: ends - 1]}…" for text in texts]
+    sys.stdout.write("".join(f"{text}\n" for text in map(printable, cut)))
+    sys.stdout.flush()
+
+
+def _terminal_width() -> int:
+    import shutil  # which loads every kind of compression
+
+    return shutil.get_terminal_size().columns
 
 
 def complain(code: str, message: str, hint: str, exit_code: int, *, as_json: bool, **more: Any) -> int:

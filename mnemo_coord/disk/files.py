@@ -11,14 +11,12 @@ import errno
 import os
 import signal
 import stat
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from mnemo_coord import errors
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from mnemo_coord.disk.opened import opened
 
 __all__ = [
     "DIR_MODE",
@@ -32,6 +30,7 @@ __all__ = [
     "make_dir",
     "open_dir",
     "open_regular",
+    "open_seen",
     "opened",
     "ownership_problem",
     "publish",
@@ -154,6 +153,11 @@ def open_regular(name: str, flags: int = os.O_RDONLY, *, dir_fd: int, links: boo
         errors.Untrusted: a link, FIFO, folder, device, socket, a second hard link, or another user's file.
         OSError: any other failure, such as EMFILE.
     """
+    return open_seen(name, flags, dir_fd=dir_fd, links=links)[0]
+
+
+def open_seen(name: str, flags: int = os.O_RDONLY, *, dir_fd: int, links: bool = False) -> tuple[int, os.stat_result]:
+    """As `open_regular`, with the status that was looked at: who wants to know more of the file need not ask again."""
     try:
         fd = os.open(name, flags | _SAFE, dir_fd=dir_fd)
     except (FileNotFoundError, PermissionError):
@@ -164,7 +168,7 @@ def open_regular(name: str, flags: int = os.O_RDONLY, *, dir_fd: int, links: boo
         raise
     status = os.fstat(fd)
     if stat.S_ISREG(status.st_mode) and (links or status.st_nlink <= 1) and status.st_uid == os.geteuid():
-        return fd
+        return fd, status
     os.close(fd)
     raise errors.Untrusted.at(name, _oddity(status))
 
@@ -196,8 +200,11 @@ def read_bounded(name: str, limit: int, *, dir_fd: int) -> bytes:
         errors.Damaged: it has more than ``limit`` bytes; at most one more is read.
         errors.Untrusted: see `open_regular`.
     """
-    with opened(open_regular(name, dir_fd=dir_fd)) as fd:
-        data = read_at_most(fd, limit + 1)
+    fd, status = open_seen(name, dir_fd=dir_fd)
+    with opened(fd):
+        data = os.pread(fd, limit + 1, 0)
+        if len(data) < min(limit + 1, status.st_size):  # it had more: the read was cut short, or the file has been
+            data = read_at_most(fd, limit + 1)
     if len(data) > limit:
         raise errors.Damaged.at(name, f"is larger than {limit} bytes")
     return data
@@ -358,12 +365,3 @@ def close_if_same(fd: int, wanted: tuple[int, int] | None) -> None:
     if wanted is not None and identity(fd) == wanted:
         with suppress(OSError):
             os.close(fd)
-
-
-@contextmanager
-def opened(fd: int) -> Iterator[int]:
-    """Closes a descriptor at the end of a block."""
-    try:
-        yield fd
-    finally:
-        os.close(fd)

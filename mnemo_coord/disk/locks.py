@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import random
 import re
 import time
 import weakref
@@ -46,7 +45,9 @@ _PROBE_PATIENCE: Final = 1.0
 
 def take_descriptor(fd: int, timeout: float) -> bool:
     """Takes the exclusive lock of an open file, waiting up to ``timeout`` seconds."""
-    # Imported here: probing needs no filelock, and most commands only probe.
+    # Imported here: probing needs neither, and most commands only probe.
+    import random
+
     from filelock import lock_descriptor
 
     begun, pause = time.monotonic(), _SHORTEST_PAUSE

@@ -43,16 +43,13 @@ class Probe:
 def probe(name: str, *, dir_fd: int) -> Probe:
     """Looks whether a life lock is held, without disturbing its owner or waking anybody."""
     try:
-        fd = files.open_regular(name, dir_fd=dir_fd)
+        fd, status = files.open_seen(name, dir_fd=dir_fd)
     except FileNotFoundError:
         return Probe(state=LockState.MISSING)
     except (OSError, errors.Untrusted):
         return Probe(state=LockState.UNKNOWN)
-    try:
-        status = os.fstat(fd)
+    with files.opened(fd):
         return Probe(state=lock_state(fd), identity=(status.st_dev, status.st_ino))
-    finally:
-        os.close(fd)
 
 
 class KeptProbes:
@@ -81,10 +78,9 @@ class KeptProbes:
 
     def _keep(self, name: str, dir_fd: int) -> tuple[int, tuple[int, int]] | None:
         try:
-            fd = files.open_regular(name, dir_fd=dir_fd)
+            fd, status = files.open_seen(name, dir_fd=dir_fd)
         except (OSError, errors.Untrusted):
             return None
-        status = os.fstat(fd)
         self._open[name] = (fd, (status.st_dev, status.st_ino))
         if len(self._open) > _KEPT_PROBES:
             self._drop(next(iter(self._open)))

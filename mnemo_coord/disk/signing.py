@@ -19,7 +19,7 @@ import os
 import re
 import time
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from mnemo_coord import errors
 from mnemo_coord.disk import files, locks
@@ -35,6 +35,8 @@ __all__ = ["Purpose", "Signer", "check", "load", "refresh"]
 
 SECRET: Final = "secret"
 _LENGTH: Final = 32
+_BLOCK: Final = 64
+"""Bytes that SHA-256 takes at a time; HMAC pads its key to them."""
 _LEAST: Final = 16
 _PATIENCE: Final = 10.0
 GRACE: Final = 30.0
@@ -42,6 +44,9 @@ GRACE: Final = 30.0
 _GONE: Final = (0, 0)
 _SALT: Final = b"mnemosyne/v1"
 _TEXT: Final = re.compile(rb"([0-9a-f]{64})\n?")
+
+
+_Halves = tuple[Any, Any]
 
 
 class Purpose(StrEnum):
@@ -81,16 +86,18 @@ class Signer:
         self.secret = secret
         self.version = version
         self.key_id = hashlib.sha256(secret).hexdigest()[:8]
-        self._subkeys: dict[Purpose, tuple[bytes, bytes]] = {}
+        self._prepared: dict[Purpose, _Halves] = {}
 
     def __repr__(self) -> str:
         return f"<Signer {self.key_id}>"
 
-    def _subkey(self, purpose: Purpose) -> tuple[bytes, bytes]:
-        made = self._subkeys.get(purpose)
-        if made is None:
-            made = self._subkeys[purpose] = (self._derive(purpose), f"{purpose}:{self.key_id}:".encode())
-        return made
+    def _prepare(self, purpose: Purpose) -> _Halves:
+        """The two hashes of an HMAC, fed with key and label: whoever signs goes on from a copy, at half the cost."""
+        key = self._derive(purpose).ljust(_BLOCK, b"\0")
+        inner, outer = (hashlib.sha256(bytes(byte ^ pad for byte in key)) for pad in (0x36, 0x5C))
+        inner.update(f"{purpose}:{self.key_id}:".encode())
+        self._prepared[purpose] = inner, outer
+        return inner, outer
 
     def _derive(self, purpose: Purpose) -> bytes:
         # Imported here: nothing but this needs it, and it costs more than everything else that `send` loads.
@@ -101,8 +108,12 @@ class Signer:
 
     def sign(self, purpose: Purpose, data: bytes) -> bytes:
         """The 32 bytes of the signature."""
-        key, label = self._subkey(purpose)
-        return hmac.digest(key, label + data, "sha256")
+        prepared = self._prepared.get(purpose) or self._prepare(purpose)
+        inner, outer = prepared[0].copy(), prepared[1].copy()
+        inner.update(data)
+        outer.update(inner.digest())
+        signature: bytes = outer.digest()
+        return signature
 
     def verify(self, purpose: Purpose, data: bytes, signature: bytes) -> bool:
         """Whether the signature is ours, in constant time."""

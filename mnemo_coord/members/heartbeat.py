@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 from typing import Any, Final
 
 from mnemo_coord import errors
@@ -73,19 +74,18 @@ class Beat:
         Raises:
             ValueError: it is not one.
         """
-        if any(type(body.get(name)) is not kind for name, kind in _TYPES):
+        try:
+            members = _members(body)
+        except KeyError:
+            members = ()
+        if tuple(map(type, members)) != _TYPES:
             raise ValueError("not a heartbeat")
-        return cls(
-            instance_id=body["instance_id"],
-            seq=body["seq"],
-            at=body["at"],
-            age_ns=body["age_ns"],
-            boot_id=body["boot_id"],
-            record_seq=body["record_seq"],
-        )
+        instance_id, seq, at, age_ns, boot_id, record_seq = members
+        return cls(instance_id=instance_id, seq=seq, at=at, age_ns=age_ns, boot_id=boot_id, record_seq=record_seq)
 
 
-_TYPES: Final = (("instance_id", str), ("seq", int), ("at", str), ("age_ns", int), ("boot_id", str), ("record_seq", int))
+_members: Final = itemgetter("instance_id", "seq", "at", "age_ns", "boot_id", "record_seq")
+_TYPES: Final = (str, int, str, int, str, int)
 """The exact types of the members: ``True`` is no number here."""
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from mnemo_coord.members.liveness import Verdict
-from mnemo_coord.members.registration import Registration
-from mnemo_coord.members.reports import AgentReport
+
+if TYPE_CHECKING:
+    from mnemo_coord.members.registration import Registration
+    from mnemo_coord.members.reports import AgentReport
 
 __all__ = ["Instance", "api_url"]
 

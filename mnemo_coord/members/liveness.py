@@ -87,9 +87,9 @@ def decide(evidence: Evidence, stalled_after: float) -> Verdict:
     """The verdict on an instance whose registration is properly signed. ``stalled_after`` is in seconds."""
     if not evidence.same_machine:
         return Verdict.FOREIGN
-    if not evidence.same_boot or evidence.process in {ProcessState.EXITED, ProcessState.GONE}:
+    if not evidence.same_boot or evidence.process in (ProcessState.EXITED, ProcessState.GONE):
         return Verdict.DEAD
-    runs = evidence.process in {ProcessState.SAME, ProcessState.STOPPED}
+    runs = evidence.process in (ProcessState.SAME, ProcessState.STOPPED)
     if evidence.lock is LockState.FREE and not evidence.lock_replaced and not runs:
         return Verdict.DEAD
     # A free lock whose very process still runs is a lock that its owner lost (closed behind its back); it takes it again.

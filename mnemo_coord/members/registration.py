@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import product
+from operator import itemgetter
 from typing import Any, Final
 
 from mnemo_coord.members.identity import ProcessIdentity, is_id
@@ -55,8 +57,12 @@ class Registration:
         Raises:
             ValueError: a member is missing or of the wrong type.
         """
-        odd = [name for name, kinds in _TYPES.items() if type(body.get(name, ...)) not in kinds]
-        if odd:
+        try:
+            fits = tuple(map(type, _members(body))) in _SHAPES
+        except KeyError:
+            fits = False
+        if not fits:
+            odd = [name for name, kinds in _TYPES.items() if type(body.get(name, ...)) not in kinds]
             raise ValueError(f"missing or of the wrong type: {', '.join(odd)}")
         if not is_id(body["instance_id"]) or not 0 < body["pid"] < 2**31:
             raise ValueError("instance_id or pid out of range")
@@ -64,7 +70,7 @@ class Registration:
         return cls(
             instance_id=body["instance_id"],
             name=body["name"],
-            roles=tuple(str(role) for role in body["roles"]),
+            roles=tuple(map(str, body["roles"])),
             registered_at=body["registered_at"],
             seq=body["seq"],
             api_port=body["api_port"],
@@ -89,3 +95,7 @@ _TYPES: Final[dict[str, tuple[type, ...]]] = {
     "lock": (list,),
 }
 """The exact types of the members: ``True`` is no number here."""
+
+_members: Final = itemgetter(*_TYPES)
+_SHAPES: Final = frozenset(product(*_TYPES.values()))
+"""Every allowed row of types: a record of a fleet of a thousand is checked by one look at a set."""

@@ -30,7 +30,6 @@ from mnemo_coord.disk.signing import Purpose, Signer
 from mnemo_coord.disk.state_dir import INSTANCES, QUARANTINE, StateDir
 from mnemo_coord.events import EventKind
 from mnemo_coord.findings import Finding, Severity
-from mnemo_coord.members import history
 from mnemo_coord.members import registry_text as text
 from mnemo_coord.members.identity import is_id, lock_name
 from mnemo_coord.members.registration import Registration
@@ -283,15 +282,18 @@ class Registry:
                     return
                 self._write(stored)
                 if about is not None and note is not None:
-                    history.append(self.state, self.signer, self._fact(note, about))
+                    self._note(note, about)
         except errors.CoordinationError:
             raise  # TimedOut is an OSError too
         except OSError as error:
             raise errors.State.at(self.state.path / REGISTRY, (error.strerror or str(error)).lower()) from None
 
-    def _fact(self, kind: EventKind, about: Registration) -> history.Fact:
+    def _note(self, kind: EventKind, about: Registration) -> None:
+        from mnemo_coord.members import history  # who only looks has no use for it
+
         now = rfc3339(self._clock.wall_ns())
-        return history.Fact(at=now, kind=kind, instance_id=about.instance_id, name=about.name, pid=about.process.pid)
+        fact = history.Fact(at=now, kind=kind, instance_id=about.instance_id, name=about.name, pid=about.process.pid)
+        history.append(self.state, self.signer, fact)
 
     def _read_for_update(self, set_aside: type[errors.State]) -> tuple[Stored, bool]:
         try:
