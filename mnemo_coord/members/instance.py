@@ -73,17 +73,18 @@ class Instance:
         report: AgentReport | None,
     ) -> Self:
         """A registration with its verdict and heartbeat."""
+        lives = status.lives
         return cls(
             instance_id=registration.instance_id,
             name=registration.name,
             roles=registration.roles,
             pid=registration.process.pid,
             status=status,
-            api_url=api_url if status.lives else None,
+            api_url=api_url if lives else None,
             registered_at=registration.registered_at,
             last_heartbeat=at,
             heartbeat_age=age,
             branch=registration.branch,
             worktree_path=registration.worktree_path,
-            report=report if status.lives else None,
+            report=report if lives else None,
         )

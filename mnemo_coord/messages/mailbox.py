@@ -202,9 +202,10 @@ class Mailbox:
                 break
         return sorted(name for name in names if is_message(name))
 
-    def depth(self) -> int:
-        """About how many wait, more cheaply than `waiting`: whatever lies there counts."""
-        return len(os.listdir(self._new))
+    @property
+    def new(self) -> int:
+        """The open folder of what waits."""
+        return self._new
 
     def odd(self) -> list[str]:
         """What lies among the messages and is none."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from mnemo_coord import errors
@@ -21,12 +22,14 @@ from mnemo_coord.events import Broadcaster, EventKind
 from mnemo_coord.messages.address import Address
 from mnemo_coord.messages.delivery import Failure, Receipt
 from mnemo_coord.messages.file_name import file_of
-from mnemo_coord.messages.mailbox import TMP, Mailbox
+from mnemo_coord.messages.links import Links
+from mnemo_coord.messages.mailbox import TMP
 from mnemo_coord.messages.mailboxes import Mailboxes
 from mnemo_coord.messages.message import LIMIT, Message, check_id, check_ttl, check_type, decode, encode
 from mnemo_coord.messages.shared import written_once
 
 if TYPE_CHECKING:
+    from mnemo_coord.messages.mailbox import Mailbox
     from mnemo_coord.settings import Settings
 
 __all__ = ["Options", "Presence", "Sender", "sends_until_recount"]
@@ -36,7 +39,7 @@ Presence = Callable[[Address], bool]
 
 
 _TOGETHER: Final = 100
-"""Mailboxes that a broadcast keeps open at a time: each costs three descriptors."""
+"""Mailboxes that a broadcast fills before it rings their bells: each costs a descriptor until then, or three."""
 _WORTH_LINKING: Final = 2
 """Recipients from which on a message is written once for all of them."""
 
@@ -134,18 +137,19 @@ class Sender:
         addresses = [Address(recipient) for recipient in recipients]
         delivered: list[str] = []
         failed: list[Failure] = []
-        # Whoever is woken takes the processor: many mailboxes are filled before any bell is rung.
         with self._once(message, stamp, sealed, options, len(addresses)) as source:
             for batch in _batches(addresses, _TOGETHER):
                 filled = []
-                for address in batch:
-                    try:
-                        filled.append(self._put(address, message, stamp, sealed, options, ring=False, source=source))
-                        delivered.append(address.text)
-                    except FileNotFoundError:
-                        failed.append(_nobody(address))
-                    except (errors.Conflict, errors.State) as error:
-                        failed.append(Failure(address=address.text, reason=error.message))
+                with self._links(source, message, stamp) as links:
+                    for address in batch:
+                        try:
+                            if not self._linked(address, links, options):
+                                filled.append(self._put(address, message, stamp, sealed, options, ring=False, source=source))
+                            delivered.append(address.text)
+                        except FileNotFoundError:
+                            failed.append(_nobody(address))
+                        except (errors.Conflict, errors.State) as error:
+                            failed.append(Failure(address=address.text, reason=error.message))
                 for mailbox in filter(None, filled):
                     mailbox.ring()
         self._tell(sender, message, to=None)
@@ -160,6 +164,19 @@ class Sender:
         tmp_fd = self._state.folder(f"{QUEUE}/{TMP}")
         tmp_name = _tmp_name(message, stamp)
         return written_once(sealed, tmp_name, tmp_fd=tmp_fd, durable=self._is_durable(options.durable))
+
+    def _links(self, source: str, message: Message, stamp: int) -> Links:
+        file, folder = file_of(stamp, message.id), self._state.folder
+        return Links(source, file, tmp_fd=folder(f"{QUEUE}/{TMP}"), queue_fd=folder(QUEUE))
+
+    def _linked(self, address: Address, links: Links, options: Options) -> bool:
+        """Whether a link was all there is to it. An id that may have been sent before, and a sync, want the mailbox opened."""
+        if options.message_id is not None or self._is_durable(options.durable):
+            return False
+        with suppress(OSError, errors.Untrusted):  # whatever it was, it is met again by who opens the mailbox
+            links.add(address.folder, partial(self._refuse_full, address))
+            return True
+        return False
 
     def _is_durable(self, asked: bool | None) -> bool:
         return self._settings.durable if asked is None else asked
@@ -253,7 +270,7 @@ class Sender:
         while True:
             try:
                 mailbox = self._mailboxes.open(address)
-                self._refuse_full(address, mailbox)
+                self._refuse_full(address, mailbox.new)
                 tmp_fd = self._state.folder(f"{QUEUE}/{TMP}")
                 mailbox.publish(file, sealed, tmp_name=tmp_name, tmp_fd=tmp_fd, durable=synced, ring=ring, source=source)
             except FileNotFoundError:
@@ -277,12 +294,12 @@ class Sender:
         if not self._state.is_current():
             self._state.reopen()
 
-    def _refuse_full(self, address: Address, mailbox: Mailbox) -> None:
+    def _refuse_full(self, address: Address, new: int) -> None:
         left = self._uncounted.get(address.text, 0)
         if left:
             self._uncounted[address.text] = left - 1
             return
-        waiting, limit = mailbox.depth(), self._settings.mailbox_limit
+        waiting, limit = len(os.listdir(new)), self._settings.mailbox_limit  # whatever lies there counts
         if waiting >= limit:
             raise errors.MailboxFull(f"the mailbox of {address.text} holds {waiting} messages", address=address.text)
         self._uncounted[address.text] = sends_until_recount(waiting, limit)
