@@ -1,4 +1,4 @@
-"""``mnemosyne logs``: what the services of an instance have printed."""
+"""``mnemosyne logs``: what the services and jobs of an instance have printed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -15,6 +15,9 @@ from mnemo_coord.cli.commands import Common, common
 from mnemo_coord.cli.naming import one_name
 from mnemo_coord.cli.output import document, line
 from mnemo_coord.cli.stop import named_instance
+
+if TYPE_CHECKING:
+    from mnemo_coord.instances.named import Named
 
 __all__ = ["command"]
 
@@ -32,7 +35,7 @@ _LOOK: Final = 0.1
 def command(shared: Common, *, name: str | None, service: str | None, option: str | None, follow: bool, count: int) -> int:
     """Print what the services of an instance have printed, oldest first: time, instance and service, and the line.
 
-    With --json one document a line.
+    Instead of SERVICE it can be the id of a job. With --json one document a line.
     """
     if option is not None and name is not None and service is None:
         name, service = None, name
@@ -40,10 +43,7 @@ def command(shared: Common, *, name: str | None, service: str | None, option: st
     if name is None:
         raise click.UsageError("Which instance? Give its NAME; `mnemosyne instances` shows them.")
     named = named_instance(name)
-    if service is not None and service not in named.ports:
-        raise errors.NotFound(f"{named.name} has no service {service!r}", hint=f"known are {', '.join(named.ports)}")
-    paths = [named.workspace / "logs" / f"{one}.log" for one in named.ports if service in {None, one}]
-    files = [_Log(path) for path in paths]
+    files = [_Log(path) for path in _paths(named, service)]
     found = sorted(text for log in files for text in [*log.older(), *log.more()])
     for text in found[max(0, len(found) - count) :]:
         _show(text, as_json=shared.as_json)
@@ -52,6 +52,18 @@ def command(shared: Common, *, name: str | None, service: str | None, option: st
         for text in sorted(text for log in files for text in log.more()):
             _show(text, as_json=shared.as_json)
     return 0
+
+
+def _paths(named: Named, service: str | None) -> list[Path]:
+    from mnemo_coord.supervise.backlog import ID, Backlog
+
+    if service is not None and service not in named.ports:
+        job = Backlog(named.name, named.workspace).log(service) if ID.fullmatch(service) else None
+        if job is not None and job.exists():
+            return [job]
+        hint = f"known are {', '.join(named.ports)}, and the jobs that were run"
+        raise errors.NotFound(f"{named.name} has no service or job {service!r}", hint=hint)
+    return [named.workspace / "logs" / f"{one}.log" for one in named.ports if service in {None, one}]
 
 
 def _show(text: str, *, as_json: bool) -> None:

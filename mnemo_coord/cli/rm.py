@@ -43,12 +43,14 @@ def command(shared: Common, *, name: str, whole: bool, yes: bool) -> int:
         raise errors.Config("the default instance has no entry to remove", hint="remove its folder by hand", key="instance")
     named = instances.get(name)
     _refuse_running(named)
+    _refuse_worked(named)
     tree = removal.check(instances, named) if whole else None
     if yes:
         with ExitStack() as stack:
             if os.path.lexists(named.workspace):
                 stack.enter_context(starting(named.name, named.workspace, _PATIENCE))  # nobody starts it meanwhile
                 _refuse_running(named, locked=True)
+                _refuse_worked(named)
             if whole:
                 removal.remove(instances, named)
             instances.remove(name)
@@ -66,6 +68,21 @@ def _refuse_running(named: Named, *, locked: bool = False) -> None:
         raise errors.Conflict(
             f"{named.name} is {tenure.status}{who}", hint=f"`mnemosyne stop {named.name}` first", holder=tenure.pid
         )
+
+
+def _refuse_worked(named: Named) -> None:
+    from mnemo_coord.supervise import orders
+    from mnemo_coord.supervise.backlog import Backlog
+
+    backlog = Backlog(named.name, named.workspace)
+    runner = backlog.runner()
+    if runner is not None:
+        what = f"the queue of {named.name} is worked{f' by process {runner}' if runner else ''}"
+        raise errors.Conflict(what, hint="end that first", holder=runner)
+    running = [job.id for job in orders.view(backlog).jobs if job.status.counts]
+    if running:
+        hint = f"`mnemosyne jobs clean --name {named.name}` ends them"
+        raise errors.Conflict(f"jobs of {named.name} still run: {', '.join(running)}", hint=hint, holder=None)
 
 
 def _tell(shared: Common, known: dict[str, Any], named: Named, tree: Tree | None, *, done: bool) -> None:

@@ -31,6 +31,7 @@
       root: ~/.shop
     stores:
       orders: orders.db                # below the root, or below the root and the name
+    jobs: {limit: 4, grace: 10}        # how many run at once; seconds between SIGTERM and SIGKILL
 
 Everything is optional. Whoever reads it runs nothing of it.
 """
@@ -48,13 +49,15 @@ from mnemo_coord import errors
 from mnemo_coord.instances.document import Section, load
 from mnemo_coord.instances.services import NAME, PORTS, VARIABLE, Service, number, read_services, rebased, variable
 
-__all__ = ["FILE", "Prefer", "Project", "ScopeRules", "Template", "Value", "ValueKind", "find", "read"]
+__all__ = ["FILE", "JobRules", "Prefer", "Project", "ScopeRules", "Template", "Value", "ValueKind", "find", "read"]
 
 FILE: Final = "mnemosyne.yaml"
 _SLOTS: Final = range(1, 1001)
+_LIMITS: Final = range(1, 1001)
+_SECONDS: Final = range(3601)
 _KEYS: Final = (
     "project", "home", "home_variable", "config_variable", "stride", "slots", "instance", "services", "environment",
-    "singletons", "templates", "compose", "scope", "stores",
+    "singletons", "templates", "compose", "scope", "stores", "jobs",
 )  # fmt: skip
 
 
@@ -118,6 +121,16 @@ class ScopeRules:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class JobRules:
+    """How the queue of an instance is worked."""
+
+    limit: int = 4
+    """How many jobs run at once."""
+    grace: int = 10
+    """Seconds between SIGTERM and SIGKILL."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Project:
     """What the instances of a project consist of."""
 
@@ -146,6 +159,7 @@ class Project:
     """Compose files, relative to the project."""
     scope: ScopeRules = ScopeRules()
     stores: dict[str, str] = field(default_factory=dict)
+    jobs: JobRules = JobRules()
 
     def service(self, name: str) -> Service:
         """A service by its name or its short one.
@@ -213,6 +227,7 @@ def read(path: Path, environ: Mapping[str, str] | None = None) -> Project:
         compose=_compose(whole),
         scope=_scope(whole.section("scope")),
         stores=_stores(whole.section("stores")),
+        jobs=_jobs(whole.section("jobs").only("limit", "grace")),
     )
 
 
@@ -290,6 +305,11 @@ def _scope(section: Section) -> ScopeRules:
         config=section.value("config", str, ""),
         root=section.value("root", str, ""),
     )
+
+
+def _jobs(section: Section) -> JobRules:
+    rules = JobRules()
+    return JobRules(limit=number(section, "limit", rules.limit, _LIMITS), grace=number(section, "grace", rules.grace, _SECONDS))
 
 
 def _stores(section: Section) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Starts one service: in a session of its own, its output through a log writer, its sockets handed over."""
+"""Starts one service or job: in a session of its own, its output through a log writer, its sockets handed over."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -17,7 +18,7 @@ from mnemo_coord.settings import SECRET_VARIABLE
 if TYPE_CHECKING:
     import socket
 
-__all__ = ["Output", "child_environment", "handing_over", "spawn"]
+__all__ = ["Output", "child_environment", "handing_over", "spawn", "spawn_shepherd"]
 
 _HERE: Final = Path(__file__).parent
 _PYTHON: Final = (sys.executable, "-I", "-S")
@@ -64,14 +65,51 @@ def spawn(
     Raises:
         errors.Command: it cannot be started; the message says what is missing.
     """
+    with _told(argv):
+        words, variables, numbers = handing_over(argv, environ, sockets)
+        return _spawned(words, variables, folder, output, numbers)
+
+
+def spawn_shepherd(
+    argv: Sequence[str], environ: Mapping[str, str], folder: Path, output: Output, exit_file: Path, start_id: str
+) -> tuple[subprocess.Popen[bytes], subprocess.Popen[bytes], socket.socket]:
+    """Starts the shepherd of a job and its log writer. The command is started by one byte on the socket that is returned.
+
+    Raises:
+        errors.Command: it cannot be started; the message says what is missing.
+    """
+    import socket
+
+    ours, theirs = socket.socketpair()
+    try:
+        with theirs, _told(argv):
+            words = [*_PYTHON, str(_HERE / "shepherd.py"), str(exit_file), start_id, str(theirs.fileno()), *argv]
+            shepherd, writer = _spawned(words, environ, folder, output, [theirs.fileno()])
+    except BaseException:
+        ours.close()
+        raise
+    return shepherd, writer, ours
+
+
+@contextmanager
+def _told(argv: Sequence[str]) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        cause = (getattr(error, "strerror", None) or str(error)).lower()
+        raise errors.Command(f"{argv[0]}: cannot be started: {cause}", argv=list(argv), returncode=None) from None
+
+
+def _spawned(
+    words: Sequence[str], environ: Mapping[str, str], folder: Path, output: Output, numbers: Sequence[int]
+) -> tuple[subprocess.Popen[bytes], subprocess.Popen[bytes]]:
     if not folder.is_dir():
-        raise errors.Command(f"{folder}: is no folder", argv=list(argv), returncode=None)
+        raise errors.Command(f"{folder}: is no folder", argv=list(words), returncode=None)
     reading, writing = os.pipe2(os.O_CLOEXEC)
     try:
-        words, variables, numbers = handing_over(argv, environ, sockets)
-        service = subprocess.Popen(  # noqa: S603  # what was trusted
+        service = subprocess.Popen(  # noqa: S603  # what was trusted, or typed by a person
             words,
-            env=child_environment(variables),
+            env=child_environment(environ),
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=writing,
@@ -87,9 +125,6 @@ def spawn(
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-    except (OSError, ValueError) as error:
-        cause = (getattr(error, "strerror", None) or str(error)).lower()
-        raise errors.Command(f"{argv[0]}: cannot be started: {cause}", argv=list(argv), returncode=None) from None
     finally:
         os.close(reading)
         os.close(writing)
