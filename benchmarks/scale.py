@@ -146,7 +146,12 @@ def run(*, quick: bool) -> None:
 
 def _listed(place: Path):
     argv = [str(Path(sys.executable).parent / "mnemosyne"), "--dir", str(place / ".mnemosyne"), "list", "--json"]
-    return lambda: json.loads(subprocess.run(argv, capture_output=True, check=True).stdout)
+    # As it is where it was installed: its modules are compiled. A checkout may forbid Python to keep them compiled.
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    env["PYTHONPYCACHEPREFIX"] = str(place / "compiled")
+    listed = lambda: json.loads(subprocess.run(argv, capture_output=True, check=True, env=env).stdout)  # noqa: E731
+    listed()
+    return listed
 
 
 def _report(crowd: Crowd, size: int, idle: int, few: float, few_list: float, took: list[float], *, quick: bool) -> None:

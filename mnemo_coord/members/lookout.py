@@ -10,6 +10,7 @@ not a million. Every instance has several who watch it, and what one of them rea
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -72,9 +73,10 @@ class _Suspicion:
 
 
 class Lookout:
-    """What one process knows of its fleet, brought up to date by `look`. Used by one thread."""
+    """What one process knows of its fleet, brought up to date by `look`. Used by one thread; another may ask `is_quiet`."""
 
     def __init__(self, registry: Registry, reaper: Reaper, events: Broadcaster, own_id: str) -> None:
+        self._mutex = threading.Lock()
         self._registry = registry
         self._reaper = reaper
         self._events = events
@@ -95,6 +97,27 @@ class Lookout:
 
         Returns the seconds after which it wants to look again although nothing rings; None to wait for the poll.
         """
+        with self._mutex:
+            return self._look(rung, poll=poll, judge_stalled=judge_stalled)
+
+    def is_quiet(self) -> bool:
+        """Whether a poll would find everything as it was. Only reads, and waits for nobody; may be asked by another thread."""
+        if not self._mutex.acquire(blocking=False):
+            return False  # it is looking this instant
+        try:
+            pending = self._dead or self._suspects or self._missing or self._stalled
+            # The first of all clears away what nobody is registered for, now and then.
+            if pending or self._rank == 0 or not self._version or self._registry.version() != self._version:
+                return False
+            around = [self._known.get(instance_id) for instance_id in self._neighbours()]
+            return all(one and self._is_well(one, closely=distance < JUDGED) for distance, one in enumerate(around))
+        finally:
+            self._mutex.release()
+
+    def _is_well(self, registration: Registration, *, closely: bool) -> bool:
+        return self._reaper.holds(registration) and not (closely and self._reaper.verdict(registration) is not Verdict.ALIVE)
+
+    def _look(self, rung: Iterable[str], *, poll: bool, judge_stalled: bool) -> float | None:
         for name in rung:
             self._heed(name)
         new = [key for key, suspicion in self._suspects.items() if not suspicion.attempt]
