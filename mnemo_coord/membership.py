@@ -39,7 +39,7 @@ from mnemo_coord.messages.delivery import Receipt
 from mnemo_coord.messages.message import Message
 from mnemo_coord.messages.receiver import Receiver
 from mnemo_coord.messages.traffic import TrafficFile
-from mnemo_coord.vigil import Vigil
+from mnemo_coord.patrol import Patrol
 
 if TYPE_CHECKING:
     from mnemo_coord.holdings.worktrees import Worktree
@@ -76,7 +76,7 @@ class Membership:
         self._turns = Turns(glance=fleet.settings.poll_interval, beat=fleet.settings.heartbeat_interval)
         self.branches = BranchWork(fleet, self.instance_id, roles, self._ask)
         self._edits = EditWatch(fleet, self.instance_id)
-        self._vigil = Vigil(fleet, self.instance_id, self.receiver, self._watch, lambda: self._edits.active)
+        self._patrol = Patrol(fleet, self.instance_id, self.receiver, self._watch, lambda: self._edits.active)
         self.registration = self._introduce(name, roles, api)
         try:
             if name is not None:
@@ -124,7 +124,7 @@ class Membership:
         self._seen = self.fleet.registry.version()
         self._beats.announce()
         self._beating.start()
-        self._vigil.start()
+        self._patrol.start()
 
     def _ensure_token(self) -> None:
         if self.token is not None:
@@ -147,13 +147,13 @@ class Membership:
     @property
     def healthy(self) -> bool:
         """Whether the loops do their work."""
-        return self._beating.healthy and self._vigil.healthy
+        return self._beating.healthy and self._patrol.healthy
 
     def _beat_step(self) -> float:
         due = self._turns.due(time.monotonic())
         try:
             if "glance" in due:
-                self._vigil.glance()
+                self._patrol.glance()
         finally:  # a look that fails is tried again; it keeps nobody from beating
             if "beat" in due:
                 self.beat()
@@ -224,19 +224,19 @@ class Membership:
     def on_event(self, callback: Callable[[Event], None]) -> Callable[[], None]:
         """See `mnemo_coord.Coordinator.on_event`."""
         unsubscribe = self.fleet.events.subscribe(callback)
-        self._vigil.poll_now()
+        self._patrol.poll_now()
         return unsubscribe
 
     def watch_edits(self, path: str | os.PathLike[str] | None) -> Callable[[], None]:
         """See `mnemo_coord.Coordinator.watch_edits`."""
         end = self._edits.watch(path or self.registration.worktree_path or os.getcwd())
-        self._vigil.poll_now()
+        self._patrol.poll_now()
         return end
 
     def report(self, state: str, text: str) -> reports.AgentReport:
         """See `mnemo_coord.Coordinator.report`."""
         said = reports.write(self.fleet.state, self.fleet.signer, self.fleet.clock, self.instance_id, state, text)
-        self._vigil.hearing.tell(self.instance_id, said)
+        self._patrol.hearing.tell(self.instance_id, said)
         return said
 
     # Sending
@@ -323,7 +323,7 @@ class Membership:
         self.fleet.close()
 
     def _stop_loops(self) -> None:
-        for part in (self._edits, self.receiver, self._beating, self._vigil):
+        for part in (self._edits, self.receiver, self._beating, self._patrol):
             part.stop()
 
     def _release_claims(self) -> None:

@@ -1,4 +1,4 @@
-"""The vigil: how one instance looks out for the others, and for what waits for it, as long as it is there.
+"""The patrol: how one instance looks out for the others, and for what waits for it, as long as it is there.
 
 The kernel wakes it where something rings. Underneath, at every poll, it looks by itself, because no event is trusted to come.
 Nearly every poll finds what the one before it found, and in a fleet of a thousand these are what the fleet costs. So a poll
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from mnemo_coord.fleet import Fleet
     from mnemo_coord.messages.receiver import Receiver
 
-__all__ = ["Vigil"]
+__all__ = ["Patrol"]
 
 
-class Vigil:
+class Patrol:
     """That of one instance. ``edits_wanted`` tells whether it wants to hear what others change."""
 
     def __init__(
