@@ -36,6 +36,8 @@ WATCHED: Final = 8
 SCOUTS: Final = 16
 JUDGED: Final = 2
 """How many of them are looked at closely, where nobody listens: do they make progress, does a child hold a dead one's lock."""
+PROGRESS: Final = 4
+"""Glances, of which one also looks whether those make progress. Who is listened to has it looked at every poll."""
 PATIENCE: Final = 8
 """Polls that an instance may be missing, and its process run, before it is taken for gone."""
 CLEARING: Final = 16
@@ -87,6 +89,7 @@ class Lookout:
         self._suspects: dict[str, _Suspicion] = {}
         self._version: tuple[int, ...] | None = None
         self._polls = 0
+        self._glances = 0
         self._ring: list[str] | None = None
         self._rank = 0
         self._narrow = False
@@ -109,13 +112,13 @@ class Lookout:
             # The first of all clears away what nobody is registered for, now and then.
             if pending or self._rank == 0 or not self._version or self._registry.version() != self._version:
                 return False
+            self._glances += 1
+            closely = self._reaper.is_well if self._glances % PROGRESS == 0 else self._reaper.stands
             around = [self._known.get(instance_id) for instance_id in self._neighbours()]
-            return all(one and self._is_well(one, closely=distance < JUDGED) for distance, one in enumerate(around))
+            asks = (closely if distance < JUDGED else self._reaper.holds for distance in range(len(around)))
+            return all(one and ask(one) for one, ask in zip(around, asks, strict=True))
         finally:
             self._mutex.release()
-
-    def _is_well(self, registration: Registration, *, closely: bool) -> bool:
-        return self._reaper.holds(registration) and not (closely and self._reaper.verdict(registration) is not Verdict.ALIVE)
 
     def _look(self, rung: Iterable[str], *, poll: bool, judge_stalled: bool) -> float | None:
         for name in rung:

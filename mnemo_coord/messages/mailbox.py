@@ -174,11 +174,10 @@ class Mailbox:
 
     def is_whole(self) -> bool:
         """Whether its folders and its bell are still there, and open."""
-        try:
-            rings = self.claimed >= 0 and os.access(BELL, os.F_OK, dir_fd=self._bell, follow_symlinks=False)
-        except FileNotFoundError:
-            return False
-        return rings and all(files.identity(fd) == opened_as and os.fstat(fd).st_nlink for fd, opened_as in self._opened)
+        with suppress(FileNotFoundError):
+            if self.claimed >= 0 and os.access(BELL, os.F_OK, dir_fd=self._bell, follow_symlinks=False):
+                return all(_is_there(fd, opened_as) for fd, opened_as in self._opened)
+        return False
 
     def ring(self) -> None:
         """Wakes who watches the bell. One that is not there is nobody's loss: receivers poll as well."""
@@ -346,6 +345,13 @@ def _open_into(opened: _Opened, name: str) -> int:
     fd = files.open_dir(name, dir_fd=opened[0][0])
     opened.append((fd, files.identity(fd)))
     return fd
+
+
+def _is_there(fd: int, opened_as: tuple[int, int] | None) -> bool:
+    with suppress(OSError):  # else it is not open any more
+        status = os.fstat(fd)
+        return (status.st_dev, status.st_ino) == opened_as and status.st_nlink > 0
+    return False
 
 
 def _close(opened: _Opened, log: Acknowledged) -> None:

@@ -179,6 +179,10 @@ def test_a_cancelled_own_keeps_no_lock(state_dir: Path) -> None:
 
 
 def loaded_by(*argv: str) -> set[str]:
+    return {name.partition(".")[0] for name in modules_loaded_by(*argv)}
+
+
+def modules_loaded_by(*argv: str) -> set[str]:
     code = f"import sys, runpy\nsys.argv = {['mnemosyne', *argv]!r}\n"
     code += "import mnemo_coord\n" if not argv else "from mnemo_coord.cli.main import main\nmain()\n"
     code += "import json; print(json.dumps(sorted(sys.modules)))"
@@ -188,7 +192,7 @@ def loaded_by(*argv: str) -> set[str]:
         text=True,
         check=True,
     )
-    return {name.partition(".")[0] for name in json.loads(done.stdout.splitlines()[-1])}
+    return set(json.loads(done.stdout.splitlines()[-1]))
 
 
 def test_importing_and_asking_for_the_version_load_nothing() -> None:
@@ -211,3 +215,12 @@ def test_a_short_command_starts_no_watcher_and_asks_for_no_lock(state_dir: Path)
         == set()
     )
     assert loaded_by("--dir", str(state_dir), "list") & {"watchdog", "filelock", "psutil", "asyncio", "uvicorn"} == set()
+
+
+def test_a_list_loads_only_what_a_list_shows(state_dir: Path) -> None:
+    """Fleets are listed by scripts and prompts, and half of the time of a list is importing."""
+    assert support.run("--dir", state_dir, "send", "--to", "inbox", "T").returncode == 0
+    loaded = modules_loaded_by("--dir", str(state_dir), "list", "--json")
+    rooms = {".".join(name.split(".")[:2]) for name in loaded if name.startswith("mnemo_coord.")}
+    assert rooms & {f"mnemo_coord.{room}" for room in ("fleet", "messages", "holdings", "membership", "instances")} == set()
+    assert "mnemo_coord.roster" in loaded
