@@ -52,18 +52,18 @@ def unrung(sender: Coordinator, receiver: Coordinator, payload: Any) -> None:
 
 
 def test_an_idle_one_only_glances(two: list[Coordinator], monkeypatch: pytest.MonkeyPatch) -> None:
-    vigil = inner(two[1])._vigil
-    support.wait_until(vigil._nothing_new)
+    patrol = inner(two[1])._patrol
+    support.wait_until(patrol._nothing_new)
     polls: list[int] = []
-    poll = vigil._lookout._poll
-    monkeypatch.setattr(vigil._lookout, "_poll", lambda **options: polls.append(1) or poll(**options))
+    poll = patrol._lookout._poll
+    monkeypatch.setattr(patrol._lookout, "_poll", lambda **options: polls.append(1) or poll(**options))
     before = beat_of(two[1]).seq
     support.wait_until(lambda: beat_of(two[1]).seq > before + 20)
     assert len(polls) <= 10  # every poll, were it not for the glance; some where a loaded machine was late
 
 
 def test_a_glance_sees_who_leaves(two: list[Coordinator]) -> None:
-    lookout = inner(two[1])._vigil._lookout
+    lookout = inner(two[1])._patrol._lookout
     support.wait_until(lookout.is_quiet)
     other = two[0].instance_id
     two[0].unregister()
@@ -124,13 +124,13 @@ def test_a_glance_that_fails_keeps_no_heart_from_beating_and_no_poll_from_lookin
 
     got: list[Any] = []
     two[1].on_message(lambda message: got.append(message.payload))
-    monkeypatch.setattr(inner(two[1])._vigil, "glance", fail)
+    monkeypatch.setattr(inner(two[1])._patrol, "glance", fail)
     assert failed.wait(30)
     unrung(two[0], two[1], "late")
     other = two[0].instance_id
     two[0].unregister()
     support.wait_until(lambda: got == ["late"])
-    support.wait_until(lambda: other not in inner(two[1])._vigil._lookout._known)
+    support.wait_until(lambda: other not in inner(two[1])._patrol._lookout._known)
     beats_on(two[1])
 
 
