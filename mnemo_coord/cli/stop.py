@@ -35,9 +35,10 @@ def named_instance(name: str) -> Named:
 @with_name(required=True)
 @common
 def command(shared: Common, *, name: str) -> int:
-    """End all processes of an instance: SIGTERM, then after the grace of its services SIGKILL.
+    """End all services of an instance, to their last process: SIGTERM, then after their grace SIGKILL.
 
-    It is done when nothing of it runs any more, also what a launcher that was killed has left. Nobody else is ever signalled.
+    It is done when nothing of them runs any more, also what a launcher that was killed has left. Nobody else is ever signalled,
+    and its queue of jobs is not touched.
     """
     named = named_instance(name)
     before = stop(named, quiet=shared.as_json)

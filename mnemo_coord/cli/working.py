@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from mnemo_coord.cli.output import document, talk
@@ -32,12 +33,12 @@ def work(shared: Common, name: str | None, *, limit: int | None, drain: bool, ad
     wanted = Work(
         environ=_environ(shared, here, named), limit=limit or rules.limit, grace=rules.grace, drain=drain, adopt=adopt
     )
-    runner = Runner(backlog, wanted, lambda job: _tell(backlog, job), lambda text: talk(f"mnemosyne: {text}"))
+    runner = Runner(backlog, wanted, lambda job: _tell(backlog, job), lambda text: _say(f"mnemosyne: {text}"))
     tally = runner.run(lambda queue: _ready(backlog, queue, wanted.limit))
     if shared.as_json:
         document({"instance": named.name, "done": tally.done, "failed": tally.failed, "cancelled": tally.cancelled})
     else:
-        talk(f"{named.name}: {tally.done} done, {tally.failed} failed, {tally.cancelled} cancelled")
+        _say(f"{named.name}: {tally.done} done, {tally.failed} failed, {tally.cancelled} cancelled")
     return 7 if drain and tally.failed else 0
 
 
@@ -57,14 +58,20 @@ def _environ(shared: Common, here: Here, named: Named) -> dict[str, str]:
     return {variable: value for variable, value in found.items() if value or variable not in own}
 
 
+def _say(text: str) -> None:
+    """Whoever read it may be gone, or the disk full: no reason to leave the jobs alone."""
+    with suppress(OSError):
+        talk(text)
+
+
 def _ready(backlog: Backlog, queue: Queue, limit: int) -> None:
     waiting = sum(not job.status.is_final for job in queue.jobs)
     paused = ", paused" if queue.paused else ""
-    talk(f"{backlog.name}: works its queue: {waiting} to do, {limit} at once{paused} (PID {os.getpid()})")
+    _say(f"{backlog.name}: works its queue: {waiting} to do, {limit} at once{paused} (PID {os.getpid()})")
 
 
 def _tell(backlog: Backlog, job: Job) -> None:
     more = f": {job.text}" if job.text else f": {job.title}" if job.title and not job.status.is_final else ""
-    talk(f"{backlog.name}/{job.id}: {job.status}{more}")
+    _say(f"{backlog.name}/{job.id}: {job.status}{more}")
     if job.status == "orphaned":
-        talk(f"{backlog.name}/{job.id}: runs on; `mnemosyne jobs adopt` takes it over, `mnemosyne jobs clean` ends it")
+        _say(f"{backlog.name}/{job.id}: runs on; `mnemosyne jobs adopt` takes it over, `mnemosyne jobs clean` ends it")

@@ -25,7 +25,7 @@ __all__ = ["Runner", "Tally", "Work"]
 
 _POLL: Final = 1.5
 """Seconds after which the queue is looked at, if nobody has rung."""
-_TROUBLED: Final = 0.5
+_TROUBLED: Final = 1.0
 """Seconds after which it is tried again to write it."""
 
 

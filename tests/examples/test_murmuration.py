@@ -115,7 +115,7 @@ def test_the_readme_can_be_typed(block: int, home: Path) -> None:
     if block == 1:
         assert support.run("init", "alice").returncode == 0
     # The crash is wanted: a shell says that it was.
-    done = subprocess.run(["bash", "-c", blocks[block]], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(["bash", "-c", blocks[block]], capture_output=True, text=True, timeout=110, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     if block == 0:
         assert sorted(line.split()[0] for line in done.stdout.splitlines()[-3:]) == ["docs", "site", "site"]

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mnemo_coord import errors
+from mnemo_coord.supervise import backlog as backlog_module
 from mnemo_coord.supervise import jobs, legacy, orders
 from mnemo_coord.supervise.backlog import Backlog, decode, encode, parse_exit
 from mnemo_coord.supervise.bell import Bell, ring
@@ -248,12 +249,12 @@ def test_a_queue_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     orders.add(backlog, wish)
     with pytest.raises(errors.Conflict, match="2 jobs that are not done"):
         orders.add(backlog, wish)
-    big = orders.Wish(argv=["x" * 30_000], folder="/")
     monkeypatch.setattr(orders, "UNFINISHED", 1000)
+    monkeypatch.setattr(backlog_module, "_LIMIT", 100_000)
     with pytest.raises(errors.Conflict, match="larger than"):
-        for _ in range(200):
-            orders.add(backlog, big)
-    assert len(backlog.read().jobs) > 100, "what was there before is there still"
+        for _ in range(5):
+            orders.add(backlog, orders.Wish(argv=["x" * 30_000], folder="/"))
+    assert len(backlog.read().jobs) == 5, "what was there before is there still"
 
 
 def test_a_bell_is_heard_and_one_that_nobody_waits_for_is_no_error() -> None:
