@@ -258,6 +258,7 @@ def layers() -> str:
 _ORDER = (
     "Coordinator", "Fleet", "Message", "Receipt", "Failure", "Delivery", "Instance", "Verdict", "AgentReport", "AgentState",
     "Claim", "OwnerLock", "BranchWork", "Assignment", "BranchConflict", "BranchState", "Worktree",
+    "Memories", "Memory", "MemoryLink",
     "scope", "Scope", "Event", "EventKind", "Report", "Finding", "Severity", "Settings", "CoordinationError",
 )  # fmt: skip
 
@@ -283,13 +284,18 @@ def _class(kind: type) -> Iterator[str]:
     fields = list(_fields(kind))
     if fields:
         yield "\n".join(fields)
-    for name, member in vars(kind).items():
+    own = [base for base in kind.__mro__ if base is kind or base.__name__ in _ABOVE]
+    for name, member in (pair for base in own for pair in vars(base).items()):
         if name.startswith("_") or isinstance(member, type):
             continue
         yield from _member(f"{kind.__name__}.{name}", member)
 
 
-_MADE_BY_OTHERS = {"Delivery", "Claim", "OwnerLock", "Fleet", "BranchWork"}
+_ABOVE = {"Database"}
+"""Classes that are no name of their own, and whose members are those of the class below."""
+
+
+_MADE_BY_OTHERS = {"Delivery", "Claim", "OwnerLock", "Fleet", "BranchWork", "Memories"}
 """Classes that a program gets from a call and does not make."""
 
 

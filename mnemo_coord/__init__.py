@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from mnemo_coord.members.instance import Instance
     from mnemo_coord.members.liveness import Verdict
     from mnemo_coord.members.reports import AgentReport, AgentState
+    from mnemo_coord.memory.links import MemoryLink
+    from mnemo_coord.memory.memories import Memories
+    from mnemo_coord.memory.memory import Memory
     from mnemo_coord.messages.delivery import Delivery, Failure, Receipt
     from mnemo_coord.messages.message import Message
     from mnemo_coord.settings import Settings
@@ -53,6 +56,9 @@ _HOME = {
     "Finding": "findings",
     "Fleet": "fleet",
     "Instance": "members.instance",
+    "Memories": "memory.memories",
+    "Memory": "memory.memory",
+    "MemoryLink": "memory.links",
     "Message": "messages.message",
     "OwnerLock": "holdings.owner",
     "Receipt": "messages.delivery",
@@ -82,6 +88,9 @@ __all__ = [
     "Finding",
     "Fleet",
     "Instance",
+    "Memories",
+    "Memory",
+    "MemoryLink",
     "Message",
     "OwnerLock",
     "Receipt",

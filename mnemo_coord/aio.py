@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mnemo_coord.members.instance import Instance
     from mnemo_coord.members.registration import Registration
     from mnemo_coord.members.reports import AgentReport
+    from mnemo_coord.memory.awaited import AsyncMemories
     from mnemo_coord.messages.delivery import Delivery, Receipt
     from mnemo_coord.messages.message import Message
 
@@ -315,6 +316,13 @@ class Coordinator:
     def branches(self) -> AsyncBranchWork:
         """See `mnemo_coord.Coordinator.branches`."""
         return AsyncBranchWork(self.sync.branches)
+
+    @property
+    def memory(self) -> AsyncMemories:
+        """See `mnemo_coord.Coordinator.memory`."""
+        from mnemo_coord.memory.awaited import AsyncMemories
+
+        return AsyncMemories(self.sync.memory)
 
     async def heartbeat(self) -> None:
         """See `mnemo_coord.Coordinator.heartbeat`."""

@@ -28,6 +28,7 @@ from mnemo_coord.settings import Settings
 if TYPE_CHECKING:
     from mnemo_coord.branch_work import BranchWork
     from mnemo_coord.holdings.worktrees import Worktree
+    from mnemo_coord.memory.memories import Memories
 
 __all__ = ["Coordinator"]
 
@@ -347,6 +348,12 @@ class Coordinator:
     def branches(self) -> BranchWork:
         """What this instance does on branches: ``join``, ``switch``, ``release``, ``status``, ``conflicts``, ``answer``."""
         return self._here.branches
+
+    @property
+    def memory(self) -> Memories:
+        """What all instances know together: ``store``, ``recall``, ``forget`` and more. Opened at the first use."""
+        member = self._here
+        return member.fleet.memory.written_by(member.instance_id, self.name, member.fleet.events)
 
     @errors.translated
     def heartbeat(self) -> None:

@@ -43,6 +43,9 @@ class EventKind(StrEnum):
     FINDING_FOUND = "finding_found"
     FINDING_FIXED = "finding_fixed"
     AGENT_STATE = "agent_state"
+    MEMORY_STORED = "memory_stored"
+    MEMORY_RECALLED = "memory_recalled"
+    MEMORY_WAITED = "memory_waited"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

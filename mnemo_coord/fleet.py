@@ -26,6 +26,7 @@ from mnemo_coord.members.identity import check_name, is_id
 from mnemo_coord.members.reaper import Reaper
 from mnemo_coord.members.registration import Registration
 from mnemo_coord.members.registry import Entries, Registry
+from mnemo_coord.memory.place import finder
 from mnemo_coord.messages.address import Address
 from mnemo_coord.messages.delivery import Receipt
 from mnemo_coord.messages.fates import Fates
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from mnemo_coord.holdings.worktrees import Worktrees
     from mnemo_coord.members.history import Fact
     from mnemo_coord.members.instance import Instance
+    from mnemo_coord.memory.memories import Memories
 
 __all__ = ["Fleet"]
 
@@ -65,6 +67,7 @@ class Fleet:
         self.reaper = Reaper(self.registry, clock, releases, settings.stalled_after)
         self.roster = Roster(self.registry, clock, settings)
         self._holders: tuple[Entries | None, dict[str, list[Registration]]] = (None, {})
+        self._memory_place = finder(settings.db_path, state.path)
 
     @cached_property
     def worktrees(self) -> Worktrees:
@@ -72,6 +75,15 @@ class Fleet:
         from mnemo_coord.holdings.worktrees import Worktrees
 
         return Worktrees(self.state, self.signer, self.clock, self.lives)
+
+    @cached_property
+    def memory(self) -> Memories:
+        """The shared database of memories, for a program that is no instance. Opened when it is first used."""
+        from mnemo_coord.memory.engine import Engine
+        from mnemo_coord.memory.memories import Memories
+
+        engine = Engine(self._memory_place, timeout=self.settings.db_timeout, durable=self.settings.durable)
+        return Memories(engine, self.clock)
 
     @cached_property
     def branches(self) -> Branches:
@@ -230,6 +242,8 @@ class Fleet:
 
     def close(self) -> None:
         """Closes every file. Idempotent."""
+        if "memory" in self.__dict__:
+            self.memory.close()
         self.mailboxes.close()
         self.reaper.close()
         self.state.close()

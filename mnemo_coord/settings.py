@@ -98,6 +98,19 @@ class Settings:
         "How long an instance works on a branch until people are reminded of it. It keeps the branch all the same.",
         least=1.0,
     )
+    db_path: str = _setting(
+        "",
+        "MNEMOSYNE_DB_PATH",
+        "path",
+        "The file of the shared memories. Empty: that of DATABASE_URL, of the state directory, or of the user.",
+    )
+    db_timeout: float = _setting(
+        30.0,
+        "MNEMOSYNE_DB_TIMEOUT",
+        "seconds",
+        "How long a change waits for others that write to the shared memories. Shorter fails sooner on a busy machine.",
+        least=0.1,
+    )
 
     def __post_init__(self) -> None:
         for setting in fields(self):

@@ -25,8 +25,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(autouse=True)
-def surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of the caller's fleet reaches a test, and heartbeats come ten times as often as usual."""
+def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing of the caller's fleet and memories reaches a test, and heartbeats come ten times as often as usual."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data-of-user"))
     for name in [name for name in os.environ if name.startswith(("MNEMOSYNE_", "DATABASE_URL"))]:
         monkeypatch.delenv(name)
     for name, value in FAST.items():

@@ -111,6 +111,16 @@ def _state(event: _Event) -> str:
     return f"{event.who()} is {event.part('state') or 'in an unknown state'}{more}"
 
 
+def _recalled(event: _Event) -> str:
+    where = f" in {event.part('namespace')}" if event.part("namespace") else ""
+    return f"{event.who()} recalled {_scalar(event.data.get('found')) or 'some'} memories{where}"
+
+
+def _waited(event: _Event) -> str:
+    end = "" if event.data.get("done") is True else ", in vain"
+    return f"{event.who()} waited {_scalar(event.data.get('seconds')) or 'some'} s for the shared database{end}"
+
+
 def _unknown(event: _Event) -> str:
     scalars = [(text(key), _scalar(value)) for key, value in event.data.items()]
     details = ", ".join(f"{key} {value}" for key, value in scalars[:4] if value)
@@ -143,6 +153,9 @@ _SENTENCES: Final[dict[str, tuple[str, Callable[[_Event], str]]]] = {
     "finding_found": ("warn", _found("Found")),
     "finding_fixed": ("good", _found("Fixed")),
     "agent_state": ("", _state),
+    "memory_stored": ("", lambda event: f"{event.who()} remembered something ({event.part('namespace') or 'no namespace'})"),
+    "memory_recalled": ("dim", _recalled),
+    "memory_waited": ("warn", _waited),
 }
 _TONES: Final = {"stuck": "bad", "waiting": "warn"}
 

@@ -5,14 +5,14 @@
     <data>/<name>.json          {"version":1,"<name>":[…]}
     <data>/locks/<name>.lock    held for each change
 
-``<data>`` is ``MNEMOSYNE_DATA_DIR``, else ``mnemosyne`` in ``XDG_DATA_HOME``, else ``~/.local/share/mnemosyne``.
+``<data>`` is that of `disk.data_dir`.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from mnemo_coord import errors
 from mnemo_coord.disk import files, locks
+from mnemo_coord.disk.data_dir import data_dir
 from mnemo_coord.disk.state_dir import StateDir
 
 if TYPE_CHECKING:
@@ -32,15 +33,6 @@ _LIMIT: Final = 4 * 1024 * 1024
 _PATIENCE: Final = 10.0
 """Seconds."""
 _Record = TypeVar("_Record", bound="DataclassInstance")
-
-
-def data_dir(environ: Mapping[str, str] | None = None) -> Path:
-    """Where this user's data is. Touches nothing."""
-    surroundings = os.environ if environ is None else environ
-    named = surroundings.get("MNEMOSYNE_DATA_DIR")
-    if named:
-        return Path(os.path.expanduser(named)).absolute()
-    return Path(os.path.expanduser(surroundings.get("XDG_DATA_HOME") or "~/.local/share")).absolute() / "mnemosyne"
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,8 @@ GIVEN = {
     "durable": ("yes", True, False),
     "critical_paths": ("infra/**", "infra/**", "ops/**, **/*.pem"),
     "branch_reminder": ("60", 60.0, 90.0),
+    "db_path": ("dev.db", "dev.db", "prod.db"),
+    "db_timeout": ("5", 5.0, 6.0),
 }
 """Name: the variable's text, what it means, what the flag says."""
 

@@ -289,6 +289,9 @@
       case "finding_found": return ["Found: ", text(data.message || data.code)];
       case "finding_fixed": return ["Mended: ", text(data.message || data.code)];
       case "agent_state": return [who(id), " ", stateSays(data.state), data.text ? ": " : ".", data.text ? text(data.text) : ""];
+      case "memory_stored": return [who(id), " remembered something (", text(data.namespace, 160), ")."];
+      case "memory_recalled": return [who(id), ` recalled ${Number(data.found) || 0} memories.`];
+      case "memory_waited": return [who(id), " waited ", text(data.seconds, 12), " s for the shared database", data.done === true ? "." : ", in vain."];
       case "gap": return [Number.isFinite(data.missed) ? `${plural(data.missed, "event")} passed unseen here.` : "Some events passed unseen here."];
       default: return [id ? who(id) : "", id ? ": " : "", text(kind.replaceAll("_", " "), 80), " ", text(data, 200)];
     }
