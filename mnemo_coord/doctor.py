@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -16,12 +16,13 @@ from functools import partial
 from mnemo_coord import errors
 from mnemo_coord.disk import layout, locks, signing
 from mnemo_coord.disk.clock import SystemClock
-from mnemo_coord.disk.state_dir import BRANCHES, WORKTREES, StateDir
+from mnemo_coord.disk.state_dir import BRANCHES, MEMORY, WORKTREES, StateDir, locate
 from mnemo_coord.findings import Finding, Severity
 from mnemo_coord.fleet import Fleet
 from mnemo_coord.holdings import branch_view, claims, edits, ports
 from mnemo_coord.members import heartbeat, reaper, registry, reports
 from mnemo_coord.members.registration import Registration
+from mnemo_coord.memory import place
 from mnemo_coord.messages import leftovers
 from mnemo_coord.settings import Settings, resolve
 
@@ -53,24 +54,33 @@ class Report:
 
 @errors.translated
 def examine(
-    path: str | os.PathLike[str] | None = None, *, fix: bool = False, only_stale: bool = False, settings: Settings | None = None
+    path: str | os.PathLike[str] | None = None,
+    *,
+    fix: bool = False,
+    only_stale: bool = False,
+    thorough: bool = True,
+    settings: Settings | None = None,
 ) -> Report:
     """Looks at everything; with ``fix`` mends what can be mended; ``only_stale`` looks at registrations alone, and mends them.
+
+    Unless ``thorough``, the content of the database of memories is not read through, which takes long where it is large.
 
     Raises:
         errors.Untrusted: the state directory is not ours, or others may enter it and ``fix`` was not asked for.
         errors.TimedOut: another doctor is at work.
     """
+    memories = partial(_memories, path, settings, fix=fix, thorough=thorough)
     mends = fix or only_stale
     try:
         state = StateDir.open(path, create=False, tighten=fix)
     except errors.NotFound:
-        return Report(findings=())
+        return Report(findings=() if only_stale else tuple(memories()))
     state.writable = mends
     with _closing(state), _alone(state) if mends else nullcontext():
         found = [] if only_stale else _ground(state, fix=fix)
         if not any(finding.code.startswith("secret") and not finding.fixed for finding in found):
             found += _fleet(state, settings, fix=fix, only_stale=only_stale)
+        found += [] if only_stale else memories()
     return Report(findings=tuple(found))
 
 
@@ -100,6 +110,18 @@ def _fleet(state: StateDir, settings: Settings | None, *, fix: bool, only_stale:
     except errors.NotFound:  # no key yet: nobody has ever registered
         return []
     return [finding for check in _checks(fleet, fix=fix, only_stale=only_stale) for finding in _run(check)]
+
+
+def _memories(path: str | os.PathLike[str] | None, settings: Settings | None, *, fix: bool, thorough: bool) -> list[Finding]:
+    """The shared database, which a fleet may have and one without a fleet, too. Most have none, and load nothing for it."""
+    state_dir = locate(path)
+    find = place.finder((settings or resolve()).db_path, state_dir)
+    with suppress(errors.Config):
+        if not any(os.path.lexists(each) for each in (find().path, state_dir / MEMORY)):
+            return []
+    from mnemo_coord.memory import checks
+
+    return _run(partial(checks.check, find, state_dir, fix=fix, thorough=thorough))
 
 
 def _checks(fleet: Fleet, *, fix: bool, only_stale: bool) -> list[Callable[[], list[Finding]]]:

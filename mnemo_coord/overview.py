@@ -162,7 +162,8 @@ class Viewer:
             errors.State: the state directory cannot be read.
         """
         before = self._findings
-        self._findings = doctor.examine(self._fleet.state.path, settings=self._fleet.settings).findings
+        report = doctor.examine(self._fleet.state.path, thorough=False, settings=self._fleet.settings)
+        self._findings = report.findings
         if self._instance_id is not None:
             _tell(before, self._findings, self._fleet.events, self._instance_id)
         return self._findings != before

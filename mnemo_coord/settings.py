@@ -82,7 +82,7 @@ class Settings:
         False,
         "MNEMOSYNE_DURABLE",
         "yes or no",
-        "Whether a message survives a power cut (fsync of file and folder), at about a hundred times the cost.",
+        "Whether a message or memory survives a power cut (fsync), at about a hundred times the cost.",
     )
 
     critical_paths: str = _setting(

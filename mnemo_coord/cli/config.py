@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import click
 
 from mnemo_coord.cli.commands import Common, common
 from mnemo_coord.cli.output import document, table
+
+if TYPE_CHECKING:
+    from mnemo_coord.settings import SourcedSetting
 
 
 @click.group("config")
@@ -29,9 +33,25 @@ def show(shared: Common) -> int:
         SourcedSetting(name="dir", value=str(locate(shared.dir)), source=place, unit="path", help="The state directory."),
         SourcedSetting(name="secret", value="<redacted>", source=secret, unit="key", help="The fleet's key."),
         *describe(),
+        _database(shared),
     ]
     if shared.as_json:
         document(found)
     else:
         table(("SETTING", "VALUE", "SOURCE"), [(item.name, str(item.value), item.source) for item in found])
     return 0
+
+
+def _database(shared: Common) -> SourcedSetting:
+    from mnemo_coord import errors
+    from mnemo_coord.disk.state_dir import locate
+    from mnemo_coord.memory.place import finder
+    from mnemo_coord.settings import SourcedSetting
+
+    text = "The file of the shared memories that applies."
+    try:
+        place = finder(None, locate(shared.dir))()
+    except errors.Config as error:
+        return SourcedSetting(name="database", value=error.message, source="none", unit="path", help=text)
+    more = f" DATABASE_URL ({place.passed_over}:) is the application's and was passed over." if place.passed_over else ""
+    return SourcedSetting(name="database", value=str(place.path), source=place.source, unit="path", help=text + more)

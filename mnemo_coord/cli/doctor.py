@@ -16,12 +16,14 @@ if TYPE_CHECKING:
 @click.command("doctor")
 @click.option("--fix", is_flag=True, help="Mend what can be mended. Live instances are never touched.")
 @click.option("--cleanup-stale", is_flag=True, help="Only clear away dead registrations.")
+@click.option("--db-path", metavar="PATH", help="The database of memories to look at.")
 @common
-def command(shared: Common, *, fix: bool, cleanup_stale: bool) -> int:
+def command(shared: Common, *, fix: bool, cleanup_stale: bool, db_path: str | None) -> int:
     """Look at everything. Without --fix nothing is changed. Exit 0: healthy or all fixed, 1: problems remain."""
     from mnemo_coord.doctor import Status, examine
+    from mnemo_coord.settings import resolve
 
-    report = examine(shared.dir, fix=fix, only_stale=cleanup_stale and not fix)
+    report = examine(shared.dir, fix=fix, only_stale=cleanup_stale and not fix, settings=resolve({"db_path": db_path}))
     if shared.as_json:
         document({"status": report.status, "findings": report.findings})
     else:

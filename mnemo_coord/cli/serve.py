@@ -51,6 +51,7 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     metavar="[true|false]",
     help="Work in a git worktree of its own. [true inside a linked worktree]",
 )
+@click.option("--db-path", metavar="PATH", help="The database of memories.")
 @click.option("--branch", metavar="BRANCH", help="What to check out there; by default a new one, mnemosyne/<id>.")
 @click.option("--watch-edits", is_flag=True, help="Tell the others which files are being changed in the checkout it works in.")
 @click.option("-v", "--verbose", is_flag=True, help="Log what is only of interest when something is odd.")

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Final
 
 from mnemo_coord.disk import files
-from mnemo_coord.disk.state_dir import LOCKS, QUARANTINE, QUEUE, StateDir
+from mnemo_coord.disk.state_dir import LOCKS, MEMORY, QUARANTINE, QUEUE, StateDir
 from mnemo_coord.findings import Finding, Severity
 
 __all__ = ["check", "make_way"]
@@ -28,8 +28,9 @@ _FILES: Final = re.compile(
 )
 _NOT_OURS: Final = (f"{QUARANTINE}/", f"{QUEUE}/{QUARANTINE}/", f"{QUEUE}/dead_letter/")
 """What lies there was set aside as it was: it is not looked at."""
-_WORK: Final = re.compile(r"worktrees/(?![0-9a-f]{8}\.json$).*")
-"""People's work: beside the records of worktrees nothing there is looked at."""
+_WORK: Final = re.compile(rf"worktrees/(?![0-9a-f]{{8}}\.json$).*|{re.escape(MEMORY)}(-\w+)?")
+"""People's work: beside the records of worktrees nothing there is looked at. Nor is the database, which must not be opened by
+anything but SQLite (`memory.place`); its own room looks at it."""
 
 
 def make_way(state: StateDir, *, stamp: int) -> None:

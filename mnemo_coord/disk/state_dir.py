@@ -13,6 +13,7 @@
     ├── branches/                  <id>.json: the assignments of an instance (holdings.branches)
     ├── edits/                     <id>.json: the files that an instance is changing (holdings.edits)
     ├── reports/                   <id>.state: what they say of themselves (members.reports)
+    ├── memory.db                  the memories, if this fleet has a database of its own (memory.place)
     ├── locks/                     registry.lock, reaper.lock, doctor.lock: permanent, empty (locks)
     ├── worktrees/                 <id>/, <id>.json: git worktrees of instances (holdings.worktrees)
     └── quarantine/                damaged records, set aside under <name>.<time>
@@ -46,6 +47,7 @@ __all__ = [
     "EDITS",
     "INSTANCES",
     "LOCKS",
+    "MEMORY",
     "NAME",
     "QUARANTINE",
     "QUEUE",
@@ -65,6 +67,7 @@ BRANCHES: Final = "branches"
 CLAIMS: Final = "claims"
 EDITS: Final = "edits"
 LOCKS: Final = "locks"
+MEMORY: Final = "memory.db"
 REPORTS: Final = "reports"
 WORKTREES: Final = "worktrees"
 QUARANTINE: Final = "quarantine"

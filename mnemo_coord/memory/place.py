@@ -27,11 +27,10 @@ from typing import Final
 from mnemo_coord import errors
 from mnemo_coord.disk import files
 from mnemo_coord.disk.data_dir import data_dir
+from mnemo_coord.disk.state_dir import MEMORY
 
-__all__ = ["NAME", "SIDE_FILES", "Place", "finder", "locate", "make", "problem_of", "verify"]
+__all__ = ["SIDE_FILES", "Place", "finder", "locate", "make", "problem_of", "verify"]
 
-NAME: Final = "memory.db"
-"""The database of one state directory."""
 _OF_USER: Final = "mnemosyne.db"
 SIDE_FILES: Final = ("-wal", "-shm")
 _SERVERS: Final = frozenset({"libsql", "http", "https", "ws", "wss"})
@@ -71,8 +70,8 @@ def locate(given: str | None, environ: Mapping[str, str], state_dir: Path | None
     if named:
         return Place(path=_absolute(named, here, "DATABASE_URL"), source="DATABASE_URL")
     passed_over = url.partition(":")[0] if url else ""
-    if state_dir is not None and os.path.lexists(state_dir / NAME):
-        return Place(path=state_dir / NAME, source="state directory", passed_over=passed_over)
+    if state_dir is not None and os.path.lexists(state_dir / MEMORY):
+        return Place(path=state_dir / MEMORY, source="state directory", passed_over=passed_over)
     return Place(path=data_dir(environ) / _OF_USER, source="default", passed_over=passed_over)
 
 
@@ -114,24 +113,24 @@ def finder(given: str | None, state_dir: Path | None) -> Callable[[], Place]:
     return lambda: locate(given, environ, state_dir, here)
 
 
-def problem_of(path: Path) -> str:
+def problem_of(path: Path, *, modes: bool = True) -> str:
     """Why the file at a path, or one beside it, must not be used; empty where it may, or is missing."""
     for each in (path, *(path.with_name(path.name + suffix) for suffix in SIDE_FILES)):
         with suppress(FileNotFoundError):
-            what = _oddity(os.stat(each, follow_symlinks=False))
+            what = _oddity(os.stat(each, follow_symlinks=False), modes=modes)
             if what:
                 return f"{each.name} {what}" if each != path else what
     return ""
 
 
-def _oddity(status: os.stat_result) -> str:
+def _oddity(status: os.stat_result, *, modes: bool) -> str:
     if not stat.S_ISREG(status.st_mode):
         return "is not a regular file"
     if status.st_uid != os.geteuid():
         return f"belongs to user {status.st_uid}, not to us"
     if status.st_nlink > 1:
         return "has a second hard link"
-    if status.st_mode & 0o022:
+    if modes and status.st_mode & 0o022:
         return f"has mode {stat.S_IMODE(status.st_mode):04o}: other users can change it"
     return ""
 

@@ -10,26 +10,16 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import jsonschema
 import psutil
 import pytest
-import referencing
 import support
+from schemas import SCHEMAS, validate
 
 from mnemo_coord.cli.commands import _COMMANDS
 from mnemo_coord.disk.clock import SystemClock
 from mnemo_coord.holdings.owner import own
-
-SCHEMAS = support.REPOSITORY / "docs" / "reference" / "schemas"
-
-
-def validate(document: Any, name: str) -> None:
-    schemas = {path.name: json.loads(path.read_text()) for path in SCHEMAS.glob("*.json")}
-    resources = [(file, referencing.Resource.from_contents(schema)) for file, schema in schemas.items()]
-    registry = referencing.Registry().with_resources(resources)
-    jsonschema.Draft202012Validator(schemas[f"{name}.json"], registry=registry).validate(document)
 
 
 def test_every_schema_is_one() -> None:
