@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import api, members, messages, scale, startup
+from benchmarks import api, members, memory, messages, scale, startup
 from benchmarks.measure import header
 
 FIGURES = {
@@ -17,6 +17,7 @@ FIGURES = {
     "scale": scale.run,
     "serve": startup.serve,
     "api": api.run,
+    "memory": memory.run,
 }
 
 

@@ -85,6 +85,13 @@ class Fleet:
         engine = Engine(self._memory_place, timeout=self.settings.db_timeout, durable=self.settings.durable)
         return Memories(engine, self.clock)
 
+    def has_memory(self) -> bool:
+        """Whether there is a database of memories. Opens and loads nothing."""
+        try:
+            return os.path.lexists(self._memory_place().path)
+        except errors.Config:
+            return False
+
     @cached_property
     def branches(self) -> Branches:
         """Who works on which branch."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mnemo_coord.holdings.occupancy import BranchConflict
     from mnemo_coord.members.history import Fact
     from mnemo_coord.members.instance import Instance
+    from mnemo_coord.memory.glance import MemoryGlance
     from mnemo_coord.messages.fates import Depth
     from mnemo_coord.messages.traffic import Flow
 
@@ -84,6 +85,8 @@ class Overview:
     """What the doctor found when it last looked."""
     past: tuple[Fact, ...]
     """Who came, left and died lately, oldest first."""
+    memory: MemoryGlance | None
+    """What is in the shared database; None where there is none, or none that can be read."""
 
 
 def held_claims(claims: Claims) -> tuple[HeldClaim, ...]:
@@ -139,12 +142,17 @@ class Viewer:
             flows=tuple(traffic.flows(fleet.state, fleet.signer, fleet.clock)),
             findings=self._findings,
             past=self._past(),
+            memory=self._memory(),
         )
 
     def _usage(self, instances: list[Instance]) -> dict[str, Usage]:
         living = {instance.instance_id for instance in instances if instance.status.lives}
         entries = self._fleet.registry.read().items()
         return self._meter.measure(entry.registration for key, entry in entries if entry.registration and key in living)
+
+    def _memory(self) -> MemoryGlance | None:
+        """What is in the database. Most have none, and load nothing for it."""
+        return self._fleet.memory.glance() if self._fleet.has_memory() else None
 
     def _past(self) -> tuple[Fact, ...]:
         version = history.version(self._fleet.state)

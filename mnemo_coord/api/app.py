@@ -50,6 +50,7 @@ def build(coordinator: Coordinator, pulse: Pulse, executor: Executor) -> Any:
         Route("/claims", rooms.of(rooms.claims), methods=["GET"]),
         Route("/branches", rooms.of(rooms.branches), methods=["GET"]),
         Route("/worktrees", rooms.of(rooms.worktrees), methods=["GET"]),
+        Route("/memories", rooms.memories, methods=["GET", "POST"]),
         Route("/doctor", rooms.of(rooms.doctor), methods=["GET"]),
         Route("/overview", rooms.overview, methods=["GET"]),
         Route("/metrics", rooms.metrics, methods=["GET"]),
@@ -98,11 +99,11 @@ class _Rooms:
 
         return endpoint
 
-    def told(self, act: Callable[[dict[str, Any]], Any]) -> Endpoint:
-        """An endpoint that answers with what ``act`` returns for the object in the body."""
+    def told(self, act: Callable[[dict[str, Any]], Any], limit: int = requests.BODY_LIMIT) -> Endpoint:
+        """An endpoint that answers with what ``act`` returns for the object in the body, of at most so many bytes."""
 
         async def endpoint(request: Request) -> Response:
-            body = await requests.read(request)
+            body = await requests.read(request, limit)
             return _refusal(body) if isinstance(body, Refusal) else answers.json(await self._in_thread(act, body))
 
         return endpoint
@@ -158,6 +159,15 @@ class _Rooms:
         """Everything at once, as the dashboards see it."""
         overview, _ = await self._pulse.look()
         return answers.json(overview)
+
+    async def memories(self, request: Request) -> Response:
+        """What is known, as `mnemosyne recall --json` shows it; posted to, it stores a memory."""
+        if request.method == "POST":
+            return await self.told(self.remember, requests.MEMORY_LIMIT)(request)
+        return answers.json(await self._in_thread(self._recall, requests.recall_options(request.query_params.multi_items())))
+
+    def _recall(self, options: dict[str, Any]) -> Any:
+        return self._me.memory.recall(**options)
 
     async def metrics(self, _request: Request) -> Response:
         """The same in numbers, for Prometheus."""
@@ -222,6 +232,10 @@ class _Rooms:
         if receipt.failed:
             raise errors.UnknownAddress(f"{out.to}: {receipt.failed[0].reason}", address=out.to)
         return receipt
+
+    def remember(self, body: dict[str, Any]) -> Any:
+        """Stores a memory, as this instance."""
+        return self._me.memory.store(**requests.memory_options(body))
 
     def emit(self, body: dict[str, Any]) -> Any:
         """Says what an agent is doing."""

@@ -66,6 +66,9 @@ def _families(seen: Overview, streams: int) -> Iterator[Iterator[str]]:
     yield _family("claims", "gauge", "Claims that are held.", _counted("kind", [claim.kind for claim in seen.claims]))
     found = _counted("severity", [finding.severity for finding in seen.findings], Severity)
     yield _family("findings", "gauge", "What the doctor found.", found)
+    if seen.memory is not None:
+        yield _family("memories", "gauge", "Memories in the shared database.", [({}, seen.memory.memories)])
+        yield _family("memory_links", "gauge", "Links between them.", [({}, seen.memory.links)])
     yield _family("events_total", "counter", "Events published by this instance.", [({}, seen.last_event_id)])
     yield _family("event_streams", "gauge", "Open event streams of this instance.", [({}, streams)])
 

@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any, Final
 
 import mnemo_coord
+from mnemo_coord.api.requests import QUERY_LIMIT
 from mnemo_coord.doctor import Status
 from mnemo_coord.findings import Finding
 from mnemo_coord.holdings.assignments import Assignment
@@ -22,6 +23,9 @@ from mnemo_coord.members.identity import ProcessIdentity
 from mnemo_coord.members.instance import Instance
 from mnemo_coord.members.reports import TEXT_LIMIT, AgentReport, AgentState
 from mnemo_coord.members.usage import Usage
+from mnemo_coord.memory.glance import MemoryGlance
+from mnemo_coord.memory.memory import CONTENT_LIMIT, CONTEXT_LIMIT, TAG_LIMIT, TAGS_LIMIT, Memory
+from mnemo_coord.memory.search import LIMIT
 from mnemo_coord.messages.delivery import Receipt
 from mnemo_coord.messages.fates import Depth
 from mnemo_coord.messages.traffic import Flow
@@ -42,6 +46,7 @@ _NAMES: Final[dict[str, Any]] = {
         Flow,
         HeldClaim,
         Instance,
+        MemoryGlance,
         ProcessIdentity,
         Usage,
         AgentReport,
@@ -93,6 +98,7 @@ def _named(kind: Any, defined: dict[str, Any]) -> dict[str, Any]:
 def document() -> dict[str, Any]:
     """The whole description."""
     defined: dict[str, Any] = {"Error": _ERROR, "Health": _HEALTH, "Outgoing": _OUTGOING, "Emission": _EMISSION}
+    defined["NewMemory"] = _NEW_MEMORY
     return {
         "openapi": "3.1.0",
         "info": {
@@ -129,6 +135,10 @@ def _paths(defined: dict[str, Any]) -> dict[str, Any]:
         "/claims": {"get": _get("Who holds what.", shape(tuple[HeldClaim, ...], defined))},
         "/branches": {"get": _get("Who works on which branch.", shape(tuple[BranchState, ...], defined))},
         "/worktrees": {"get": _get("The git worktrees of instances.", shape(tuple[Worktree, ...], defined))},
+        "/memories": {
+            "get": _get("What is known.", shape(tuple[Memory, ...], defined), parameters=_RECALL, refusals=("400", "414")),
+            "post": _post("Store a memory.", "NewMemory", shape(Memory, defined), ("400", "409", "413")),
+        },
         "/doctor": {"get": _get("What the doctor finds. Changes nothing.", report)},
         "/overview": {"get": _get("All of it at once.", shape(Overview, defined))},
         "/metrics": {"get": _get("The same in numbers, for Prometheus.", None, media="text/plain")},
@@ -191,6 +201,7 @@ _MEANINGS: Final = {
     "404": "There is none.",
     "409": "Held by another, full, or another message has this id.",
     "413": "Too large.",
+    "414": "The URL is too long.",
     "415": "Not JSON.",
     "429": "Too many failures to authenticate.",
     "503": "Busy: try again.",
@@ -236,5 +247,47 @@ _EMISSION: Final = {
         },
     },
     "required": ["kind", "data"],
+    "additionalProperties": False,
+}
+_NAMESPACE: Final = {
+    "type": "string",
+    "pattern": r"^(global|project:[A-Za-z0-9_.-]{1,64}|session:[A-Za-z0-9_.-]{1,64}:[A-Za-z0-9_.-]{1,64})$",
+}
+_IMPORTANCE: Final = {"type": "integer", "minimum": 1, "maximum": 10}
+_UNSEEN: Final = (
+    r"\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb" "\U000e0000-\U000e007f"
+)
+_TAG: Final = {
+    "type": "string",
+    "pattern": rf"^[^\s{_UNSEEN}]([^{_UNSEEN}]*[^\s{_UNSEEN}])?$",
+    "minLength": 1,
+    "maxLength": TAG_LIMIT,
+}
+
+
+def _parameter(name: str, schema: dict[str, Any], description: str) -> dict[str, Any]:
+    return {"name": name, "in": "query", "schema": schema, "description": description}
+
+
+_RECALL: Final = [
+    _parameter(
+        "query",
+        {"type": "string", "pattern": r"\S", "maxLength": QUERY_LIMIT},
+        "Any words; without it the newest are answered.",
+    ),
+    _parameter("namespace", _NAMESPACE, "Only in this one."),
+    _parameter("limit", {"type": "integer", "minimum": 1, "maximum": LIMIT}, "How many at most; 20 without it."),
+]
+_NEW_MEMORY: Final = {
+    "type": "object",
+    "properties": {
+        "content": {"type": "string", "pattern": r"\S", "description": f"At most {CONTENT_LIMIT} bytes."},
+        "namespace": {**_NAMESPACE, "description": "Without it `global`."},
+        "importance": {**_IMPORTANCE, "description": "Without it 5."},
+        "tags": {"type": "array", "items": _TAG, "maxItems": TAGS_LIMIT},
+        "context": {"type": "string", "description": f"At most {CONTEXT_LIMIT} bytes."},
+        "memory_id": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"},
+    },
+    "required": ["content"],
     "additionalProperties": False,
 }

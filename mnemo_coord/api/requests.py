@@ -14,13 +14,24 @@ from mnemo_coord.api.gate import Refusal
 from mnemo_coord.disk import records
 from mnemo_coord.members.identity import check_name
 
-__all__ = ["BODY_LIMIT", "Emission", "Introduction", "Outgoing", "read"]
+__all__ = [
+    "BODY_LIMIT",
+    "MEMORY_LIMIT",
+    "Emission",
+    "Introduction",
+    "QUERY_LIMIT",
+    "Outgoing",
+    "memory_options",
+    "read",
+    "recall_options",
+]
 
 BODY_LIMIT: Final = 16 * 1024
-"""Bytes."""
+MEMORY_LIMIT: Final = 512 * 1024
+"""Bytes; a content of 64 KiB may be six times as long in JSON."""
 
 
-async def read(request: Request) -> dict[str, Any] | Refusal:
+async def read(request: Request, limit: int = BODY_LIMIT) -> dict[str, Any] | Refusal:
     """The JSON object in the body of a request, or why there is none. At most one byte more than allowed is looked at."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
@@ -29,8 +40,8 @@ async def read(request: Request) -> dict[str, Any] | Refusal:
     try:
         async for piece in request.stream():
             data += piece
-            if len(data) > BODY_LIMIT:
-                what = f"the body has more than {BODY_LIMIT} bytes"
+            if len(data) > limit:
+                what = f"the body has more than {limit} bytes"
                 return Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "request", what)
         return records.parse(data, "the body")
     except ClientDisconnect:
@@ -146,3 +157,44 @@ class Introduction:
         if len(body) != 1:
             raise errors.Config("give either code or token", key="code")
         return cls(code=body.get("code"), token=body.get("token"))
+
+
+QUERY_LIMIT: Final = 512
+"""Characters; a URL has no room for more."""
+
+
+def recall_options(parameters: list[tuple[str, str]]) -> dict[str, Any]:
+    """``GET /memories``: what is to be recalled, from the parameters of the URL.
+
+    Raises:
+        errors.Config: one is unknown, there twice, or no number where one is needed.
+    """
+    found: dict[str, Any] = {}
+    for name, text in parameters:
+        if name in found or name not in {"query", "namespace", "limit"}:
+            raise errors.Config(f"unknown parameter {name!r}, or given twice", key=name)
+        found[name] = _whole(name, text) if name == "limit" else text
+    if len(found.get("query", "")) > QUERY_LIMIT:
+        raise errors.Config(f"query is longer than {QUERY_LIMIT} characters", key="query")
+    return found
+
+
+def _whole(name: str, text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= 4):
+        raise errors.Config(f"{name} is a whole number", key=name)
+    return int(text)
+
+
+def memory_options(body: Mapping[str, Any]) -> dict[str, Any]:
+    """``POST /memories``: what is to be stored.
+
+    Raises:
+        errors.Config: a member is missing, unknown or of the wrong type.
+    """
+    texts = ("content", "namespace", "context", "memory_id")
+    _members(body, {**dict.fromkeys(texts, (str,)), "importance": (int, float), "tags": (list,)})
+    if "content" not in body:
+        raise errors.Config("content is missing", key="content")
+    importance = body.get("importance")  # to JSON, 4.0 is a whole number
+    whole = {"importance": int(importance)} if isinstance(importance, float) and importance.is_integer() else {}
+    return {**body, **whole}

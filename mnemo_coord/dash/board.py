@@ -27,7 +27,13 @@ __all__ = ["Board"]
 
 _DRAIN: Final = 0.1
 _TICK: Final = 1.0
-_TABS: Final = {"instances": rows.INSTANCES, "mailboxes": rows.MAILBOXES, "findings": rows.FINDINGS, "branches": rows.BRANCHES}
+_TABS: Final = {
+    "instances": rows.INSTANCES,
+    "mailboxes": rows.MAILBOXES,
+    "findings": rows.FINDINGS,
+    "branches": rows.BRANCHES,
+    "memories": rows.MEMORIES,
+}
 
 
 class Board(Screen[None], inherit_bindings=False):
@@ -196,10 +202,11 @@ class Board(Screen[None], inherit_bindings=False):
     def _show_overview(self) -> None:
         overview = self._view.overview()
         shown = {"instances": self._view.instances(overview), "mailboxes": rows.mailboxes(overview)}
-        shown |= {"findings": rows.findings(overview), "branches": rows.branches(overview)}
+        shown |= {"findings": rows.findings(overview), "branches": rows.branches(overview), "memories": rows.memories(overview)}
+        existing = {"instances": len(overview["instances"]), "memories": rows.memories_there_are(overview)}
         for name, found in shown.items():
             self._table(name).show(found)
-            self._label(name, len(found), len(overview["instances"]) if name == "instances" else len(found))
+            self._label(name, len(found), existing.get(name, len(found)))
         self.query_one("#attention", AttentionPanel).show(attention(overview), known=self._view.known)
         self._show_head(overview)
 

@@ -19,7 +19,7 @@ _KEYS: Final = (
     ("i", "the events of the next instance; Enter on a row chooses that one, again: everybody"),
     ("k", "the next kind of event"),
     ("p", "pause the event log, and go on with what came meanwhile"),
-    ("1 2 3 4", "instances, mailboxes, findings, branches"),
+    ("1 2 3 4 5", "instances, mailboxes, findings, branches, memories"),
     ("tab", "move between the panels; the arrow keys move inside of one"),
     ("Escape", "clear the filter, then the choice of instance and kind"),
     ("q", "quit"),

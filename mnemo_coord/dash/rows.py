@@ -14,6 +14,7 @@ __all__ = [
     "FINDINGS",
     "INSTANCES",
     "MAILBOXES",
+    "MEMORIES",
     "STATUSES",
     "Cell",
     "Column",
@@ -22,6 +23,8 @@ __all__ = [
     "findings",
     "instances",
     "mailboxes",
+    "memories",
+    "memories_there_are",
 ]
 
 
@@ -55,6 +58,7 @@ INSTANCES: Final = (
     Column("Branch"),
     Column("Waiting", right=True),
 )
+MEMORIES: Final = (Column("Memory"), Column("Namespace"), Column("By"), Column("Importance", right=True))
 MAILBOXES: Final = (
     Column("Mailbox"),
     Column("Name"),
@@ -180,6 +184,25 @@ def branches(overview: dict[str, Any]) -> Rows:
             _or_absent(few(one)),
         )
     return rows
+
+
+def memories(overview: dict[str, Any]) -> Rows:
+    """A row for each of the newest memories, by its id; none where there is no database."""
+    rows: Rows = {}
+    for one in items(member(overview, "memory"), "recent"):
+        importance = number(one.get("importance"))
+        rows[text(one.get("id"))] = (
+            _or_absent(shortened(text(one.get("content")), 80)),
+            _or_absent(shortened(text(one.get("namespace")), 32)),
+            _or_absent(shortened(text(one.get("author_name")) or text(one.get("author_id")), 24)),
+            _or_absent("" if importance is None else f"{importance:.0f}"),
+        )
+    return rows
+
+
+def memories_there_are(overview: dict[str, Any]) -> int:
+    """How many there are, of which the table has the newest."""
+    return int(number(member(overview, "memory").get("memories")) or 0)
 
 
 def findings(overview: dict[str, Any]) -> Rows:

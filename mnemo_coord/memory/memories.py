@@ -80,7 +80,7 @@ class Memories(Database):
         vector = None if embedding is None else vectors.encoded(embedding)
 
         def write(run: Run) -> Memory:
-            present = rows.find(run, memory.id)
+            present = None if memory_id is None else rows.find(run, memory_id)
             if present is not None:
                 return _the_same(present, memory)
             rows.insert(run, memory)

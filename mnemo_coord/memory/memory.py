@@ -16,6 +16,8 @@ __all__ = [
     "CONTENT_LIMIT",
     "CONTEXT_LIMIT",
     "DEFAULT_IMPORTANCE",
+    "TAGS_LIMIT",
+    "TAG_LIMIT",
     "Author",
     "Memory",
     "check_id",

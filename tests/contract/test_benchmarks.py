@@ -9,7 +9,9 @@ import pytest
 import support
 
 
-@pytest.mark.parametrize("figure", ["messages", "broadcast", "members", "registration", "death", "startup", "serve", "api"])
+@pytest.mark.parametrize(
+    "figure", ["messages", "broadcast", "members", "registration", "death", "startup", "serve", "api", "memory"]
+)
 def test_a_figure_prints_its_table(figure: str) -> None:
     argv = [sys.executable, "-m", "benchmarks", "--quick", "--only", figure]
     done = subprocess.run(argv, cwd=support.REPOSITORY, capture_output=True, text=True, check=False, timeout=100)

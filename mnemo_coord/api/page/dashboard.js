@@ -154,10 +154,11 @@
       if (owner) state.waiting.set(owner, (state.waiting.get(owner) || 0) + number(box.waiting));
     }
     takeBranches(overview);
+    state.memory = overview.memory || null;
     takeFlows(list(overview.flows), now, link.fresh);
     if (link.fresh) noteMissed(overview.last_event_id);
     link.fresh = false;
-    schedule("header", "attention", "picture", "instances", "branches", "mailboxes", "claims", "events");
+    schedule("header", "attention", "picture", "instances", "branches", "mailboxes", "claims", "memories", "events");
     recall(list(overview.past));
   }
 
@@ -310,7 +311,7 @@
 
   // ---- drawing on the next frame -----------------------------------------------------------------------------------------------------------------
   const dirty = new Set(), pace = { last: 0, listed: 0, timer: 0, frame: 0, urgent: false };
-  const painters = { header: paintHeader, attention: paintAttention, picture: paintPicture, instances: paintInstances, branches: paintBranches, mailboxes: paintMailboxes, claims: paintClaims, events: paintEvents };
+  const painters = { header: paintHeader, attention: paintAttention, picture: paintPicture, instances: paintInstances, branches: paintBranches, mailboxes: paintMailboxes, claims: paintClaims, memories: paintMemories, events: paintEvents };
 
   // No frame comes in a hidden tab: what changes meanwhile is drawn once when it is shown again.
   // The first change is drawn on the next frame. Of a stream of them the list of events keeps up; the rest shares frames PACE_MS apart, unless it is urgent.
@@ -978,6 +979,30 @@
     attr(row.files, "title", files.length ? clean(files.join(", "), 4000) : null);
     row.filesCell.classList.toggle("none", files.length === 0);
     put(row.since, ageText((Date.parse(state.overview.at) - Date.parse(one.since)) / 1000) || "–");
+  }
+
+  // ---- memories: only where there is a database --------------------------------------------------------------------------------------------------
+  function paintMemories() {
+    const memory = state.memory || null;
+    $("memories").hidden = memory === null;
+    if (memory === null) return;
+    put($("memories-count"), `${number(memory.memories)}, ${plural(number(memory.links), "link")}`);
+    attr($("memories-title"), "title", clean(memory.path, 600));
+    reconcile($("memory-rows"), memoryRows, list(memory.recent), (one) => String(one.id), createMemory, updateMemory);
+  }
+  const memoryRows = new Map();
+
+  function createMemory() {
+    const content = bdi(""), namespace = bdi(""), author = bdi(""), importance = el("td", "number");
+    return { root: el("tr", "", el("td", "", content), el("td", "", namespace), el("td", "", author), importance), content, namespace, author, importance };
+  }
+
+  function updateMemory(row, one) {
+    put(row.content, clean(one.content, 120));
+    attr(row.content, "title", clean(one.content, 300));
+    put(row.namespace, clean(one.namespace, 60));
+    put(row.author, clean(one.author_name || one.author_id, 60) || "–");
+    put(row.importance, clean(one.importance, 4));
   }
 
   // ---- mailboxes and claims ----------------------------------------------------------------------------------------------------------------------
