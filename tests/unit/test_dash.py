@@ -270,6 +270,14 @@ def test_the_worst_comes_first() -> None:
         ),
         (event("branch_joined", intent="read", mode="isolated", files="x"), "worker-1 (00000001) works on a branch (read)"),
         (event("branch_released", branch="main", epoch=1), "worker-1 (00000001) no longer works on main"),
+        (event("memory_stored", id="x", namespace="global"), "worker-1 (00000001) remembered something (global)"),
+        (event("memory_recalled", namespace=None, found=2, ids=[]), "worker-1 (00000001) recalled 2 memories"),
+        (event("memory_recalled", namespace=HOSTILE, found=0), f"worker-1 (00000001) recalled 0 memories in {ESCAPED}"),
+        (event("memory_waited", seconds=0.5, tries=3, done=True), "worker-1 (00000001) waited 0.5 s for the shared database"),
+        (
+            event("memory_waited", seconds=30.1, tries=9, done=False),
+            "worker-1 (00000001) waited 30.1 s for the shared database, in vain",
+        ),
         (
             event("edits_collided", other="00000002", branch="main", severity="error", files=["a", "b"]),
             "worker-1 (00000001) and worker-2 are changing the same files: a, b",
@@ -364,6 +372,17 @@ def test_branches() -> None:
         ["-", "somebody", "?, ?", "-", "-", "-"],
     ]
     assert rows.branches({"branches": "x"}) == {}
+
+
+def test_memories() -> None:
+    one = {"id": "a", "content": HOSTILE, "namespace": "global", "author_name": None, "author_id": "00000001", "importance": 7}
+    seen = overview(memory={"path": "m.db", "memories": 12, "links": 0, "recent": [one, {"id": 7}, "x"]})
+    assert [[cell.text for cell in cells] for cells in rows.memories(seen).values()] == [
+        [ESCAPED, "global", "00000001", "7"],
+        ["-", "-", "-", "-"],
+    ]
+    assert rows.memories_there_are(seen) == 12
+    assert (rows.memories(overview()), rows.memories({"memory": None}), rows.memories_there_are({"memory": "x"})) == ({}, {}, 0)
 
 
 @pytest.mark.parametrize(
