@@ -159,7 +159,7 @@ def test_a_group_alone(place: Place) -> None:
 
 def test_two_starters_have_one_tree(place: Place) -> None:
     """The second waits for the start lock, and then says what the seed says, or that it runs."""
-    place.usual(f"  slow: {{port: {place.port + 2}, short: s, command: sleep 1000, ready_within: 8}}\n")
+    place.usual(f"  slow: {{port: {place.port + 2}, short: s, command: sleep 1000, ready_within: 60}}\n")
     with place.child("start", "dev") as first:
         first.wait_for("web: ready")
         second = place.run("start", "dev")
