@@ -131,7 +131,7 @@ def check_text(name: str, text: str, limit: int) -> str:
     if not isinstance(text, str):
         raise errors.Config(f"{name} is no text", key=name)
     try:
-        size = len(text.encode())
+        size = len(text) if text.isascii() else len(text.encode())
     except UnicodeEncodeError:
         raise errors.NotEncodable(f"{name} holds half of a surrogate pair", key=name) from None
     if size > limit:

@@ -47,9 +47,9 @@ def first(run: Run, asks: list[tuple[str, list[Any]]]) -> list[Memory]:
 
 def insert(run: Run, memory: Memory) -> None:
     """Writes a memory that is not there yet."""
-    run(
+    inserted = run(
         "INSERT INTO memories (id, content, namespace, importance, context, author_id, author_name, created_at)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING seq",
         (
             memory.id,
             memory.content,
@@ -61,7 +61,7 @@ def insert(run: Run, memory: Memory) -> None:
             memory.created_at,
         ),
     )
-    _index(run, int(run("SELECT last_insert_rowid()")[0][0]), memory)
+    _index(run, int(inserted[0][0]), memory)
 
 
 def rewrite(run: Run, memory: Memory) -> None:

@@ -124,6 +124,8 @@ def _words(text: str) -> list[str]:
 
 def indexed(text: str) -> str:
     """A text as it is put into the index: its words, in which characters of scripts without spaces stand alone."""
+    if text.isascii():
+        return text.replace("\0", " ")  # SQLite finds the same words in it
     return _OF_NO_SPACES.sub(r" \1 ", " ".join(_words(text)))
 
 
@@ -141,9 +143,11 @@ def statements(asked: Question | None, filters: Filters, limit: int) -> list[tup
         condition, more = ("", []) if asked is None else (" AND instr(memories.content, ?)", [asked.text])
         newest = f"SELECT {COLUMNS} FROM memories WHERE {where}{condition} ORDER BY memories.seq DESC LIMIT ?"  # noqa: S608
         return [(newest, [*values, *more, limit])]
-    ranked = (
-        f"SELECT {COLUMNS} FROM words JOIN memories ON memories.seq = words.rowid"  # noqa: S608
-        f" WHERE words MATCH ? AND {where} ORDER BY bm25(words) * (0.5 + memories.importance / 10.0), memories.seq DESC LIMIT ?"
+    # Only the best are looked up whole: a frequent word is in most of them.
+    best = (
+        "SELECT memories.seq AS seq, bm25(words) * (0.5 + memories.importance / 10.0) AS score"  # noqa: S608
+        f" FROM words JOIN memories ON memories.seq = words.rowid WHERE words MATCH ? AND {where} ORDER BY 2, 1 DESC LIMIT ?"
     )
+    ranked = f"SELECT {COLUMNS} FROM ({best}) AS best JOIN memories USING (seq) ORDER BY best.score, best.seq DESC"  # noqa: S608
     asks = [asked.all_of] if len(asked.words) == 1 else [asked.all_of, asked.any_of]
     return [(ranked, [ask, *values, limit]) for ask in asks]

@@ -24,7 +24,7 @@ __all__ = ["DIMENSION_LIMIT", "SCAN_LIMIT", "asks", "decoded", "encoded", "put"]
 
 DIMENSION_LIMIT: Final = 4096
 SCAN_LIMIT: Final = 20_000
-"""Vectors that one search looks at; of 384 numbers each that takes about a second."""
+"""Vectors that one search looks at; of 384 numbers each that takes one to two seconds."""
 _BATCH: Final = 500
 
 
