@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mnemo_coord.holdings.occupancy import BranchConflict
     from mnemo_coord.members.history import Fact
     from mnemo_coord.members.instance import Instance
-    from mnemo_coord.memory.glance import MemoryGlance
+    from mnemo_coord.memory.memory import MemoryGlance
     from mnemo_coord.messages.fates import Depth
     from mnemo_coord.messages.traffic import Flow
 

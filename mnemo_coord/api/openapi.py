@@ -23,9 +23,7 @@ from mnemo_coord.members.identity import ProcessIdentity
 from mnemo_coord.members.instance import Instance
 from mnemo_coord.members.reports import TEXT_LIMIT, AgentReport, AgentState
 from mnemo_coord.members.usage import Usage
-from mnemo_coord.memory.glance import MemoryGlance
-from mnemo_coord.memory.memory import CONTENT_LIMIT, CONTEXT_LIMIT, TAG_LIMIT, TAGS_LIMIT, Memory
-from mnemo_coord.memory.search import LIMIT
+from mnemo_coord.memory.memory import CONTENT_LIMIT, CONTEXT_LIMIT, RESULTS_LIMIT, TAG_LIMIT, TAGS_LIMIT, Memory, MemoryGlance
 from mnemo_coord.messages.delivery import Receipt
 from mnemo_coord.messages.fates import Depth
 from mnemo_coord.messages.traffic import Flow
@@ -276,7 +274,7 @@ _RECALL: Final = [
         "Any words; without it the newest are answered.",
     ),
     _parameter("namespace", _NAMESPACE, "Only in this one."),
-    _parameter("limit", {"type": "integer", "minimum": 1, "maximum": LIMIT}, "How many at most; 20 without it."),
+    _parameter("limit", {"type": "integer", "minimum": 1, "maximum": RESULTS_LIMIT}, "How many at most; 20 without it."),
 ]
 _NEW_MEMORY: Final = {
     "type": "object",

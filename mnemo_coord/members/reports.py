@@ -148,11 +148,25 @@ class Hearing:
             instance_id = name.removesuffix(_SUFFIX)
             if instance_id == name or not is_id(instance_id):
                 continue
-            report = read(self._state, self._signer, instance_id)
-            if report is not None:
+            if self._hear(instance_id):
                 heard.add(name)
-                self.tell(instance_id, report)
         return heard
+
+    def _hear(self, instance_id: str) -> bool:
+        """Reads what one instance says and publishes it, unless it has been. Returns whether it says anything."""
+        while True:
+            before = self._known.get(instance_id)
+            report = read(self._state, self._signer, instance_id)
+            if report is None:
+                return False
+            with self._lock:
+                # RACE: told by another thread since before it was read: what was read may be older, and told already.
+                if self._known.get(instance_id) is not before:
+                    continue
+                self._known[instance_id] = report
+            if report != before:
+                self._publish(instance_id, report)
+            return True
 
     def tell(self, instance_id: str, report: AgentReport) -> None:
         """Publishes a report, unless it has been."""
@@ -160,13 +174,18 @@ class Hearing:
             if report == self._known.get(instance_id):
                 return
             self._known[instance_id] = report
+        self._publish(instance_id, report)
+
+    def _publish(self, instance_id: str, report: AgentReport) -> None:
         self._events.publish(EventKind.AGENT_STATE, instance_id, state=str(report.state), text=report.text)
 
     def hear_all(self) -> None:
         """Looks at all of them that have changed, and forgets who is gone."""
+        known = set(self._known)
         present = {name.removesuffix(_SUFFIX) for name in self._versions.look(self.hear)}
         with self._lock:
-            self._known = {key: report for key, report in self._known.items() if key in present}
+            for gone in known - present:
+                self._known.pop(gone, None)
 
 
 def check(fleet_dir: StateDir, lives: Callable[[str], bool], *, fix: bool = False) -> list[Finding]:

@@ -10,10 +10,9 @@ if TYPE_CHECKING:
     import os
     from pathlib import Path
 
-    from mnemo_coord.memory.glance import MemoryGlance
     from mnemo_coord.memory.links import MemoryLink
     from mnemo_coord.memory.memories import Memories
-    from mnemo_coord.memory.memory import Memory
+    from mnemo_coord.memory.memory import Memory, MemoryGlance
     from mnemo_coord.memory.transfer import Imported
 
 __all__ = ["AsyncMemories"]

@@ -19,7 +19,8 @@ from mnemo_coord.settings import Settings, resolve
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mnemo_coord.memory.glance import MemoryGlance, Watcher
+    from mnemo_coord.memory.glance import Watcher
+    from mnemo_coord.memory.memory import MemoryGlance
     from mnemo_coord.memory.transfer import Imported
 
 __all__ = ["Database"]

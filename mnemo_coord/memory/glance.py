@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 from mnemo_coord import errors
 from mnemo_coord.memory import rows
 from mnemo_coord.memory.engine import Engine, Run
-from mnemo_coord.memory.memory import Memory
+from mnemo_coord.memory.memory import Memory, MemoryGlance
 from mnemo_coord.memory.search import Filters, statements
 
-__all__ = ["MemoryGlance", "Watcher"]
+__all__ = ["Watcher"]
 
 _RECENT: Final = 8
 _CONTENT: Final = 200
 """Characters of a content that are shown."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MemoryGlance:
-    """What is in the database, at one moment."""
-
-    path: str
-    memories: int
-    links: int
-    recent: tuple[Memory, ...]
-    """The newest, newest first; of a long content only the beginning, with "…" behind it."""
 
 
 class Watcher:

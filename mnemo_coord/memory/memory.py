@@ -16,10 +16,12 @@ __all__ = [
     "CONTENT_LIMIT",
     "CONTEXT_LIMIT",
     "DEFAULT_IMPORTANCE",
+    "RESULTS_LIMIT",
     "TAGS_LIMIT",
     "TAG_LIMIT",
     "Author",
     "Memory",
+    "MemoryGlance",
     "check_id",
     "check_importance",
     "check_tag",
@@ -35,6 +37,8 @@ TAG_LIMIT: Final = 64
 """Characters."""
 TAGS_LIMIT: Final = 32
 DEFAULT_IMPORTANCE: Final = 5
+RESULTS_LIMIT: Final = 1000
+"""Memories that one recall returns at most."""
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _BETWEEN_TAGS: Final = "\x1f"
 """No tag holds it."""
@@ -69,6 +73,17 @@ class Memory:
     author_name: str | None
     created_at: str
     """RFC 3339, UTC."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MemoryGlance:
+    """What is in the database, at one moment."""
+
+    path: str
+    memories: int
+    links: int
+    recent: tuple[Memory, ...]
+    """The newest, newest first; of a long content only the beginning, with "…" behind it."""
 
 
 COLUMNS: Final = (

@@ -17,13 +17,11 @@ from typing import Any, Final
 from unicodedata import normalize
 
 from mnemo_coord import errors
-from mnemo_coord.memory.memory import COLUMNS, check_importance, check_tag, check_text
+from mnemo_coord.memory.memory import COLUMNS, RESULTS_LIMIT, check_importance, check_tag, check_text
 from mnemo_coord.memory.namespace import check_namespace
 
-__all__ = ["LIMIT", "Filters", "Question", "indexed", "question", "statements"]
+__all__ = ["Filters", "Question", "indexed", "question", "statements"]
 
-LIMIT: Final = 1000
-"""Memories that one recall returns at most."""
 _TEXT_LIMIT: Final = 4096
 """Bytes of what is searched for."""
 _WORDS_LIMIT: Final = 64
@@ -135,8 +133,8 @@ def statements(asked: Question | None, filters: Filters, limit: int) -> list[tup
     Raises:
         errors.Config: the limit is not one.
     """
-    if type(limit) is not int or not 1 <= limit <= LIMIT:
-        raise errors.Config(f"limit is a whole number from 1 to {LIMIT}, not {limit!r}", key="limit")
+    if type(limit) is not int or not 1 <= limit <= RESULTS_LIMIT:
+        raise errors.Config(f"limit is a whole number from 1 to {RESULTS_LIMIT}, not {limit!r}", key="limit")
     filters.check()
     where, values = filters.where()
     if asked is None or not asked.words:

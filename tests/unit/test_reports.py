@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -177,3 +178,27 @@ def test_one_instance_tells_48_senders_apart_and_all_fit(state: StateDir) -> Non
     written = TrafficFile(state, ME)
     written.write(tally.news(SIGNER, ME) or b"")
     assert list(received(state)) == [f"{number:064}" for number in range(52, 100)]
+
+
+def test_what_is_told_and_heard_at_once_is_published_once(state: StateDir) -> None:
+    """One thread reports and tells, another hears what lies there: nothing old is published after something newer."""
+    events = Broadcaster(10, lambda: "now")
+    hearing = reports.Hearing(state, SIGNER, events)
+    published: list[str] = []
+    events.subscribe(lambda event: published.append(event.data["text"]))
+    done = threading.Event()
+
+    def listen() -> None:
+        while not done.is_set():
+            hearing.hear([f"{ME}.state"])
+            hearing.hear_all()
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    try:
+        for number in range(1500):
+            hearing.tell(ME, say(state, "idle", str(number)))
+    finally:
+        done.set()
+        listener.join()
+    assert sorted(map(int, published)) == list(range(1500))
