@@ -9,14 +9,10 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from typing import Final
 
-__all__ = ["UNATTENDED", "Loop", "Turns"]
+__all__ = ["Loop"]
 
 _log = logging.getLogger(__name__)
-
-UNATTENDED: Final = 4
-"""Intervals after which a loop that another thread looks after does its step all the same: that thread may be held up."""
 
 _LONGEST = 3600.0
 """Seconds. The system's clocks overflow at some number; nobody notices a step an hour."""
@@ -75,24 +71,3 @@ class Loop:
             return max(delay, 0.5)
         self._failure = ""
         return delay
-
-
-class Turns:
-    """Several things that one thread does, each at its own interval, in seconds. Waking is what an idle process costs.
-
-    They keep step: two of the same interval fall due at the same instant, and cost one wake-up.
-    """
-
-    def __init__(self, **intervals: float) -> None:
-        self._intervals = intervals
-        self._next = dict.fromkeys(intervals, float("-inf"))
-
-    def due(self, now: float) -> set[str]:
-        """Those whose turn has come at ``now``; they are due again an interval later."""
-        found = {name for name, at in self._next.items() if at <= now}
-        self._next.update({name: now + self._intervals[name] for name in found})
-        return found
-
-    def left(self, now: float) -> float:
-        """Seconds until the next of them is due."""
-        return max(0.0, min(self._next.values()) - now)

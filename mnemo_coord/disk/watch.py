@@ -65,13 +65,6 @@ class Watch:
         """True while something that should be watched is not."""
         return any(wanted.path not in self._armed for wanted in self._wanted)
 
-    @property
-    def is_settled(self) -> bool:
-        """Whether `mend` would find nothing to do now: all is armed, or the kernel was asked in vain a moment ago."""
-        if self._observer is not None and not self._is_sound():
-            return False
-        return time.monotonic() < self._again_at or all(map(self._is_armed, self._wanted))
-
     def add(self, path: str, change: Change, wake: Callable[[str], None]) -> None:
         """Calls ``wake`` with the name of each file that changes so in the folder ``path``.
 

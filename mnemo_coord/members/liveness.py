@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mnemo_coord.members.heartbeat import Beat
     from mnemo_coord.members.registration import Registration
 
-__all__ = ["ENDED", "Evidence", "ProcessState", "Verdict", "await_end", "decide", "examine", "observe"]
+__all__ = ["Evidence", "ProcessState", "Verdict", "await_end", "decide", "examine", "observe"]
 
 _AWAITED: Final = 16
 """Processes whose end is waited for at a time: each costs a descriptor."""
@@ -75,9 +75,8 @@ class ProcessState(StrEnum):
 
 
 _SAME, _STOPPED, _FREE = ProcessState.SAME, ProcessState.STOPPED, LockState.FREE
+_ENDED: Final = frozenset({ProcessState.EXITED, ProcessState.GONE})
 _RUNNING: Final = frozenset({_SAME, _STOPPED})
-ENDED: Final = frozenset({ProcessState.EXITED, ProcessState.GONE})
-"""What is proof of death, whoever holds the lock."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,7 +97,7 @@ def decide(evidence: Evidence, stalled_after: float) -> Verdict:
     """The verdict on an instance whose registration is properly signed. ``stalled_after`` is in seconds."""
     if not evidence.same_machine:
         return _FOREIGN
-    if not evidence.same_boot or evidence.process in ENDED:
+    if not evidence.same_boot or evidence.process in _ENDED:
         return _DEAD
     if evidence.lock is _FREE and not evidence.lock_replaced and evidence.process not in _RUNNING:
         return _DEAD
@@ -111,19 +110,12 @@ def decide(evidence: Evidence, stalled_after: float) -> Verdict:
 
 
 def examine(
-    state: StateDir,
-    registration: Registration,
-    beat: Beat | None,
-    clock: Clock,
-    *,
-    fresh: float | None = None,
-    seen: Probe | None = None,
+    state: StateDir, registration: Registration, beat: Beat | None, clock: Clock, *, fresh: float | None = None
 ) -> Evidence:
     """Gathers the evidence on one instance.
 
     With ``fresh`` it is also looked whether the process is stopped, which is for display, unless the last heartbeat is younger
-    than so many seconds: who is stopped does not beat, and looking costs a third of the whole. ``seen`` is what a probe of its
-    lock has just seen, where there was one.
+    than so many seconds: who is stopped does not beat, and looking costs a third of the whole.
     """
     own_boot = clock.boot_id
     process = registration.process
@@ -133,7 +125,7 @@ def examine(
         nothing = Probe(state=LockState.UNKNOWN)
         return _evidence(nothing, registration, ProcessState.UNKNOWN, None, same_machine=same_machine, same_boot=same_boot)
     folder = state.folder(INSTANCES)
-    seen = seen or probe(lock_name(registration.instance_id), dir_fd=folder)
+    seen = probe(lock_name(registration.instance_id), dir_fd=folder)
     if seen.state is _FREE and unreliable_file_system(folder):
         seen = Probe(state=LockState.UNKNOWN, identity=seen.identity)  # there a free lock proves nothing
     age = _age(beat, clock)

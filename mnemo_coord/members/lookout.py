@@ -10,7 +10,6 @@ not a million. Every instance has several who watch it, and what one of them rea
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -36,8 +35,6 @@ WATCHED: Final = 8
 SCOUTS: Final = 16
 JUDGED: Final = 2
 """How many of them are looked at closely, where nobody listens: do they make progress, does a child hold a dead one's lock."""
-PROGRESS: Final = 4
-"""Glances, of which one also looks whether those make progress. Who is listened to has it looked at every poll."""
 PATIENCE: Final = 8
 """Polls that an instance may be missing, and its process run, before it is taken for gone."""
 CLEARING: Final = 16
@@ -75,10 +72,9 @@ class _Suspicion:
 
 
 class Lookout:
-    """What one process knows of its fleet, brought up to date by `look`. Used by one thread; another may ask `is_quiet`."""
+    """What one process knows of its fleet, brought up to date by `look`. Used by one thread."""
 
     def __init__(self, registry: Registry, reaper: Reaper, events: Broadcaster, own_id: str) -> None:
-        self._mutex = threading.Lock()
         self._registry = registry
         self._reaper = reaper
         self._events = events
@@ -89,7 +85,6 @@ class Lookout:
         self._suspects: dict[str, _Suspicion] = {}
         self._version: tuple[int, ...] | None = None
         self._polls = 0
-        self._glances = 0
         self._ring: list[str] | None = None
         self._rank = 0
         self._narrow = False
@@ -100,27 +95,6 @@ class Lookout:
 
         Returns the seconds after which it wants to look again although nothing rings; None to wait for the poll.
         """
-        with self._mutex:
-            return self._look(rung, poll=poll, judge_stalled=judge_stalled)
-
-    def is_quiet(self) -> bool:
-        """Whether a poll would find everything as it was. Only reads, and waits for nobody; may be asked by another thread."""
-        if not self._mutex.acquire(blocking=False):
-            return False  # it is looking this instant
-        try:
-            pending = self._dead or self._suspects or self._missing or self._stalled
-            # The first of all clears away what nobody is registered for, now and then.
-            if pending or self._rank == 0 or not self._version or self._registry.version() != self._version:
-                return False
-            self._glances += 1
-            closely = self._reaper.is_well if self._glances % PROGRESS == 0 else self._reaper.stands
-            around = [self._known.get(instance_id) for instance_id in self._neighbours()]
-            asks = (closely if distance < JUDGED else self._reaper.holds for distance in range(len(around)))
-            return all(one and ask(one) for one, ask in zip(around, asks, strict=True))
-        finally:
-            self._mutex.release()
-
-    def _look(self, rung: Iterable[str], *, poll: bool, judge_stalled: bool) -> float | None:
         for name in rung:
             self._heed(name)
         new = [key for key, suspicion in self._suspects.items() if not suspicion.attempt]

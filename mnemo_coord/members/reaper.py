@@ -19,7 +19,7 @@ from mnemo_coord.events import EventKind
 from mnemo_coord.findings import Finding, Severity
 from mnemo_coord.members import heartbeat, token
 from mnemo_coord.members.identity import is_id, lock_name
-from mnemo_coord.members.liveness import ENDED, Verdict, decide, examine, observe
+from mnemo_coord.members.liveness import Verdict, decide, examine
 
 if TYPE_CHECKING:
     from mnemo_coord.disk.clock import Clock
@@ -61,18 +61,6 @@ class Reaper:
         """Whether its lock is held. False may also mean that it cannot be told."""
         name = lock_name(registration.instance_id)
         return self._probes.is_held(name, registration.lock, dir_fd=self._state.folder(INSTANCES))
-
-    def stands(self, registration: Registration) -> bool:
-        """Whether its lock is held and its process has not ended: a forked child may hold the lock of a dead one."""
-        return self.holds(registration) and observe(registration.process, thorough=False) not in ENDED
-
-    def is_well(self, registration: Registration) -> bool:
-        """Whether the verdict is *alive*, at half the cost where it is: its lock is asked as in `holds`."""
-        if not self.holds(registration):
-            return False
-        held = probes.Probe(state=probes.LockState.HELD, identity=registration.lock)
-        beat = heartbeat.read(self._state, self._registry.signer, registration.instance_id)
-        return decide(examine(self._state, registration, beat, self._clock, seen=held), self._stalled_after) is Verdict.ALIVE
 
     def close(self) -> None:
         """Closes what it keeps open."""

@@ -76,14 +76,12 @@ class Mailbox:
         self._opened = [(root_fd, files.identity(root_fd))]
         # The descriptors live as long as somebody uses the mailbox: a sender, a delivery that is being handled.
         self.close = weakref.finalize(self, _close, self._opened, self._acknowledged)
-        self.new = _open_into(self._opened, NEW)
-        """The open folder of what waits."""
+        self._new = _open_into(self._opened, NEW)
 
     # A sender needs neither of these two, and a broadcast opens a thousand mailboxes.
 
     @cached_property
-    def claimed(self) -> int:
-        """The open folder of what somebody has taken."""
+    def _claimed(self) -> int:
         return _open_into(self._opened, CLAIMED)
 
     @cached_property
@@ -130,7 +128,7 @@ class Mailbox:
             files.publish(
                 file,
                 data,
-                dir_fd=self.new,
+                dir_fd=self._new,
                 tmp_name=tmp_name,
                 tmp_fd=tmp_fd,
                 durable=durable,
@@ -151,12 +149,12 @@ class Mailbox:
 
     def _take_back(self, file: str) -> bool:
         try:
-            return files.remove(file, dir_fd=self.new)
+            return files.remove(file, dir_fd=self._new)
         except OSError:
             return False
 
     def _waits(self, file: str) -> bool:
-        return os.access(file, os.F_OK, dir_fd=self.new, follow_symlinks=False)
+        return os.access(file, os.F_OK, dir_fd=self._new, follow_symlinks=False)
 
     def copy_of(self, message_id: str, limit: int) -> bytes | None:
         """What lies here of a message with this id: its bytes, none when it has been acknowledged, None when there is none.
@@ -164,9 +162,9 @@ class Mailbox:
         RACE: messages go from ``new/`` to ``claimed/`` to the log, so looking in that order misses none; one that is given
         back goes the other way, hence the second look.
         """
-        for source in (self.new, self.claimed, self.new, self.claimed):
+        for source in (self._new, self._claimed, self._new, self._claimed):
             for name in os.listdir(source):
-                file = name.partition(".")[2] if source == self.claimed else name
+                file = name.partition(".")[2] if source == self._claimed else name
                 if is_of(file, message_id):
                     with suppress(OSError, errors.State):
                         return shared.read(name, limit, dir_fd=source)
@@ -174,10 +172,11 @@ class Mailbox:
 
     def is_whole(self) -> bool:
         """Whether its folders and its bell are still there, and open."""
-        with suppress(FileNotFoundError):
-            if self.claimed >= 0 and os.access(BELL, os.F_OK, dir_fd=self._bell, follow_symlinks=False):
-                return all(_is_there(fd, opened_as) for fd, opened_as in self._opened)
-        return False
+        try:
+            rings = self._claimed >= 0 and os.access(BELL, os.F_OK, dir_fd=self._bell, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return rings and all(files.identity(fd) == opened_as and os.fstat(fd).st_nlink for fd, opened_as in self._opened)
 
     def ring(self) -> None:
         """Wakes who watches the bell. One that is not there is nobody's loss: receivers poll as well."""
@@ -192,25 +191,30 @@ class Mailbox:
         Raises:
             FileNotFoundError: the mailbox has been removed.
         """
-        names = os.listdir(self.new)
+        names = os.listdir(self._new)
         # RACE: a folder that is read while a sender publishes may show its second message and not its first. What was there
         # when a look ended is in the next one; so it is looked again until nothing older than the newest has turned up.
         for _ in range(_LOOKS if names else 0):
             known, newest = set(names), max(names)
-            names, before = os.listdir(self.new), names
+            names, before = os.listdir(self._new), names
             if not any(name < newest and name not in known for name in names):
                 names = before
                 break
         return sorted(name for name in names if is_message(name))
 
+    @property
+    def new(self) -> int:
+        """The open folder of what waits."""
+        return self._new
+
     def odd(self) -> list[str]:
         """What lies among the messages and is none."""
-        return sorted(name for name in os.listdir(self.new) if not is_message(name))
+        return sorted(name for name in os.listdir(self._new) if not is_message(name))
 
     def claim(self, file: str, claimer: str) -> bool:
         """Takes a message; False when another receiver was first."""
         try:
-            os.rename(file, f"{claimer}.{file}", src_dir_fd=self.new, dst_dir_fd=self.claimed)
+            os.rename(file, f"{claimer}.{file}", src_dir_fd=self._new, dst_dir_fd=self._claimed)
         except FileNotFoundError:
             return False
         files.crash_point(CrashPoint.MESSAGE_CLAIMED)
@@ -223,11 +227,11 @@ class Mailbox:
             errors.Untrusted: it is no regular file of ours.
             OSError: it cannot be read now.
         """
-        return shared.read(f"{claimer}.{file}", limit, dir_fd=self.claimed)
+        return shared.read(f"{claimer}.{file}", limit, dir_fd=self._claimed)
 
     def look(self, file: str, limit: int) -> bytes:
         """The content of a waiting message, which stays where it is; like `read` otherwise."""
-        return shared.read(file, limit, dir_fd=self.new)
+        return shared.read(file, limit, dir_fd=self._new)
 
     def was_acknowledged(self, message_id: str) -> bool:
         """Whether a message with this id was handled here before."""
@@ -246,7 +250,7 @@ class Mailbox:
 
     def _mark(self, file: str, claimer: str) -> bool:
         """On a full disk the file itself becomes the note, emptied: a rename needs no room. `settle_marks` sees to it later."""
-        mark, folder = f"{_MARK}.{file}", self.claimed
+        mark, folder = f"{_MARK}.{file}", self._claimed
         try:
             os.rename(f"{claimer}.{file}", mark, src_dir_fd=folder, dst_dir_fd=folder)
         except FileNotFoundError:
@@ -258,10 +262,10 @@ class Mailbox:
 
     def settle_marks(self) -> None:
         """Notes the ids of messages that became their own notes, and removes them, where there is room again."""
-        for name in vanishing.names(self.claimed):
+        for name in vanishing.names(self._claimed):
             mark, _, file = name.partition(".")
             if mark == _MARK and all(self._note(message_id) for message_id in ids_of(file)):
-                files.remove(name, dir_fd=self.claimed)
+                files.remove(name, dir_fd=self._claimed)
 
     def _note(self, message_id: str) -> bool:
         """Notes an id as acknowledged. A full disk keeps nobody from emptying his mailbox: then it goes without."""
@@ -275,13 +279,13 @@ class Mailbox:
 
     def discard(self, file: str, claimer: str) -> bool:
         """Removes a claimed message that need not be handled. False when it was gone."""
-        return files.remove(f"{claimer}.{file}", dir_fd=self.claimed)
+        return files.remove(f"{claimer}.{file}", dir_fd=self._claimed)
 
     def give_back(self, file: str, claimer: str, *, as_file: str | None = None) -> bool:
         """Puts a claimed message back among the waiting ones; by default as its next delivery."""
         target = next_delivery(file) if as_file is None else as_file
         try:
-            os.rename(f"{claimer}.{file}", target, src_dir_fd=self.claimed, dst_dir_fd=self.new)
+            os.rename(f"{claimer}.{file}", target, src_dir_fd=self._claimed, dst_dir_fd=self._new)
         except FileNotFoundError:
             return False
         return True
@@ -289,7 +293,7 @@ class Mailbox:
     def claims(self) -> Iterator[tuple[str, str]]:
         """Every claimed message, as claimer and file."""
         with suppress(FileNotFoundError):
-            for name in sorted(os.listdir(self.claimed)):
+            for name in sorted(os.listdir(self._claimed)):
                 claimer, _, file = name.partition(".")
                 if is_id(claimer) and file:
                     yield claimer, file
@@ -297,8 +301,8 @@ class Mailbox:
     def set_aside(self, file: str, where: str, reason: str, *, claimer: str | None = None) -> bool:
         """Moves a message, claimed or waiting, to ``quarantine/`` or ``dead_letter/`` and says why beside it."""
         if claimer is None:
-            return self._keep(self.new, file, file, where, reason)
-        return self._keep(self.claimed, f"{claimer}.{file}", file, where, reason)
+            return self._keep(self._new, file, file, where, reason)
+        return self._keep(self._claimed, f"{claimer}.{file}", file, where, reason)
 
     def _keep(self, source: int, name: str, file: str, where: str, reason: str) -> bool:
         return set_aside.keep(
@@ -311,13 +315,13 @@ class Mailbox:
         # RACE: a sender that opened it earlier may publish until the very end. The folder is removed only when it is empty,
         # and a publication into a removed folder fails and is reported to the sender.
         while True:
-            moved += sum(self._keep(self.new, name, name, set_aside.DEAD, reason) for name in vanishing.names(self.new))
-            for name in vanishing.names(self.claimed):
+            moved += sum(self._keep(self._new, name, name, set_aside.DEAD, reason) for name in vanishing.names(self._new))
+            for name in vanishing.names(self._claimed):
                 claimer, _, file = name.partition(".")
                 if claimer == _MARK:
-                    files.remove(name, dir_fd=self.claimed)
+                    files.remove(name, dir_fd=self._claimed)
                     continue
-                moved += self._keep(self.claimed, name, file if is_id(claimer) and file else name, set_aside.DEAD, reason)
+                moved += self._keep(self._claimed, name, file if is_id(claimer) and file else name, set_aside.DEAD, reason)
             if self._remove_folders():
                 return moved
 
@@ -345,13 +349,6 @@ def _open_into(opened: _Opened, name: str) -> int:
     fd = files.open_dir(name, dir_fd=opened[0][0])
     opened.append((fd, files.identity(fd)))
     return fd
-
-
-def _is_there(fd: int, opened_as: tuple[int, int] | None) -> bool:
-    with suppress(OSError):  # else it is not open any more
-        status = os.fstat(fd)
-        return (status.st_dev, status.st_ino) == opened_as and status.st_nlink > 0
-    return False
 
 
 def _close(opened: _Opened, log: Acknowledged) -> None:

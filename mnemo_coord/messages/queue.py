@@ -9,7 +9,6 @@ before is dropped: whoever sent it was not sure, or its receiver died between th
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
@@ -21,7 +20,7 @@ from mnemo_coord.disk.state_dir import QUEUE
 from mnemo_coord.events import Broadcaster, EventKind
 from mnemo_coord.messages.address import Address, boxes
 from mnemo_coord.messages.delivery import Delivery
-from mnemo_coord.messages.file_name import delivery_of, is_message
+from mnemo_coord.messages.file_name import delivery_of
 from mnemo_coord.messages.mailbox import Mailbox
 from mnemo_coord.messages.mailboxes import Mailboxes
 from mnemo_coord.messages.message import LIMIT, Message, decode
@@ -256,20 +255,6 @@ class Queue:
                 with suppress(OSError, errors.State):
                     if mailbox.was_acknowledged(decode(mailbox.read(file, who, LIMIT), self.signer, file).id):
                         mailbox.discard(file, who)
-
-    def is_anything_waiting(self, addresses: Iterable[Address]) -> bool:
-        """Whether there is something to take at these addresses, or they cannot be looked at."""
-        return self._is_any(addresses, lambda mailbox: any(map(is_message, os.listdir(mailbox.new))))
-
-    def is_anything_claimed(self, addresses: Iterable[Address]) -> bool:
-        """Whether `recover` would find something at these addresses, or they cannot be looked at."""
-        return self._is_any(addresses, lambda mailbox: bool(os.listdir(mailbox.claimed)))
-
-    def _is_any(self, addresses: Iterable[Address], look: Callable[[Mailbox], bool]) -> bool:
-        try:
-            return any(look(self.mailboxes.open(address)) for address in addresses)
-        except (OSError, errors.State):
-            return True
 
     def recover(self, addresses: Iterable[Address], claimer: str, lives: Callable[[str], bool]) -> None:
         """Gives back what receivers at these addresses had taken who are gone, and what ``claimer`` itself could not give back.

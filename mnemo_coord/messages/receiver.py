@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from mnemo_coord import errors
 from mnemo_coord.events import Event, EventKind
-from mnemo_coord.loops import UNATTENDED, Loop
+from mnemo_coord.loops import Loop
 from mnemo_coord.messages.address import Address
 from mnemo_coord.messages.delivery import Delivery
 from mnemo_coord.messages.message import Message
@@ -127,12 +127,7 @@ class Receiver:
             handled = any(outcomes)
             if handled:
                 time.sleep(_GATHERING)
-        return UNATTENDED * self._poll_interval
-
-    def glance(self) -> None:
-        """The poll underneath the bells: has what waits delivered. Called at every poll interval; waits for nothing."""
-        if self._delivering is not None and self._callbacks and self._queue.is_anything_waiting(self.addresses):
-            self._delivering.wake()
+        return self._poll_interval
 
     def _hand_over(self, delivery: Delivery) -> bool:
         if self._requests.take(delivery):

@@ -179,7 +179,8 @@ class Nemesis:
         return "registry deleted"
 
     def _spoil_the_registry(self) -> str:
-        (self._state / "process_registry.json").write_bytes(b"\0" * self._random.randrange(5000))
+        with contextlib.suppress(OSError):  # the disk may be full just now: then it is empty
+            (self._state / "process_registry.json").write_bytes(b"\0" * self._random.randrange(5000))
         return "registry overwritten with zeros"
 
     def _kill_a_watcher(self) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import support
 
-from mnemo_coord.loops import Loop, Turns
+from mnemo_coord.loops import Loop
 
 
 @pytest.fixture
@@ -171,32 +171,3 @@ def test_one_that_was_never_started_can_be_stopped() -> None:
     loop = Loop("test", lambda: 1.0)
     loop.stop()
     assert not loop.healthy
-
-
-def test_what_has_one_interval_falls_due_at_once_and_nothing_falls_behind() -> None:
-    turns = Turns(beat=2.0, glance=2.0)
-    assert turns.due(100.0) == {"beat", "glance"}
-    assert turns.left(100.5) == 1.5
-    assert turns.due(101.9) == set()
-    assert turns.due(107.0) == {"beat", "glance"}  # late by five seconds: done once, not as often as was missed
-    assert turns.left(107.0) == 2.0
-    assert turns.left(110.0) == 0.0
-
-
-def test_each_has_its_own_interval() -> None:
-    turns = Turns(beat=3.0, glance=2.0)
-    now, seen = 0.0, []
-    while now < 12.0:
-        seen.append((now, sorted(turns.due(now))))
-        now += turns.left(now)
-    both, beat, glance = ["beat", "glance"], ["beat"], ["glance"]
-    assert seen == [
-        (0.0, both),
-        (2.0, glance),
-        (3.0, beat),
-        (4.0, glance),
-        (6.0, both),
-        (8.0, glance),
-        (9.0, beat),
-        (10.0, glance),
-    ]
