@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import platform
 import random
@@ -137,10 +138,15 @@ class Nemesis:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             time.sleep(self._random.uniform(0.05, 0.3))
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 what = self._random.choice(self._actions)()
-                if what:
-                    self.done[what] += 1
+            except OSError as error:
+                # What it wanted to spoil is gone, or the workers have filled the small disk: then it does something else.
+                if error.errno not in {errno.ENOENT, errno.ENOSPC}:
+                    raise
+                continue
+            if what:
+                self.done[what] += 1
 
     def _anyone(self) -> tuple[str, str]:
         return self._random.choice(self._workers.places)
@@ -179,8 +185,7 @@ class Nemesis:
         return "registry deleted"
 
     def _spoil_the_registry(self) -> str:
-        with contextlib.suppress(OSError):  # the disk may be full just now: then it is empty
-            (self._state / "process_registry.json").write_bytes(b"\0" * self._random.randrange(5000))
+        (self._state / "process_registry.json").write_bytes(b"\0" * self._random.randrange(5000))
         return "registry overwritten with zeros"
 
     def _kill_a_watcher(self) -> str:
