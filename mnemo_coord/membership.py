@@ -53,7 +53,7 @@ Until = Callable[[], bool] | None
 """Says that an answer is no longer needed."""
 
 _PARTING_PATIENCE = 2.0
-"""Seconds that a leaving instance waits for the registry; what it cannot take out, others reap."""
+"""Seconds that a leaving instance waits for a registry that nobody changes meanwhile; what it cannot take out, others reap."""
 
 
 class Membership:
@@ -352,7 +352,6 @@ class Membership:
         """Gives everything back, in the order in which others may rely on it; the lock is let go last."""
         self._left = True
         self._stop_loops()
-        self.fleet.registry.lock_timeout = min(self.fleet.registry.lock_timeout, _PARTING_PATIENCE)
         steps = (self._release_claims, self._release_branches, self._remove_record, self._release_messages, self._remove_files)
         for step in (self._watch.stop, self._close_worktree, *steps):
             try:
@@ -385,5 +384,16 @@ class Membership:
         edits.remove(self.fleet.state, self.instance_id)
 
     def _remove_record(self) -> None:
-        self.fleet.registry.remove(self.registration, EventKind.INSTANCE_LEFT)
+        """Takes the entry out. Where many leave at once the registry is busy, not stuck: then it is worth waiting for."""
+        registry = self.fleet.registry
+        deadline = time.monotonic() + registry.lock_timeout
+        registry.lock_timeout = min(registry.lock_timeout, _PARTING_PATIENCE)
+        while True:
+            seen = registry.version()
+            try:
+                registry.remove(self.registration, EventKind.INSTANCE_LEFT)
+                break
+            except errors.TimedOut:
+                if registry.version() == seen or time.monotonic() >= deadline:
+                    raise
         files.crash_point(CrashPoint.LEAVE_RECORD_REMOVED)

@@ -9,7 +9,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,10 @@ import forge
 import pytest
 import support
 
+from mnemo_coord import Coordinator, membership
+from mnemo_coord.disk import locks
 from mnemo_coord.disk.signing import Signer
+from mnemo_coord.disk.state_dir import StateDir
 
 DAMAGE = {
     "nothing": b"",
@@ -285,6 +290,33 @@ def test_registering_at_the_same_moment_loses_nothing(processes: int, state_dir:
     finally:
         for child in children:
             child.__exit__()
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_who_leaves_waits_for_a_busy_registry_and_not_for_a_stuck_one(
+    busy: bool, state_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """C10. Somebody has the registry's lock for six times the patience; it changes meanwhile, or it does not."""
+    monkeypatch.setattr(membership, "_PARTING_PATIENCE", patience := 0.2)
+    registry = state_dir / "process_registry.json"
+    held, left = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with closing(StateDir.open(state_dir)) as state, locks.hold(state, "registry", 5.0):
+            held.set()
+            ends = time.monotonic() + 6 * patience
+            while not left.wait(patience / 4) and time.monotonic() < ends:
+                if busy:
+                    os.utime(registry)
+
+    with Coordinator(state_dir):
+        other = threading.Thread(target=hold)
+        other.start()
+        assert held.wait(5)
+    left.set()
+    other.join()
+    assert bool(json.loads(registry.read_text())["instances"]) is not busy
+    assert ("Could not leave cleanly" in caplog.text) is not busy
 
 
 def test_random_kills_leave_exactly_the_living(state_dir: Path, tmp_path: Path) -> None:
