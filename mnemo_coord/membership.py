@@ -384,16 +384,5 @@ class Membership:
         edits.remove(self.fleet.state, self.instance_id)
 
     def _remove_record(self) -> None:
-        """Takes the entry out. Where many leave at once the registry is busy, not stuck: then it is worth waiting for."""
-        registry = self.fleet.registry
-        deadline = time.monotonic() + registry.lock_timeout
-        registry.lock_timeout = min(registry.lock_timeout, _PARTING_PATIENCE)
-        while True:
-            seen = registry.version()
-            try:
-                registry.remove(self.registration, EventKind.INSTANCE_LEFT)
-                break
-            except errors.TimedOut:
-                if registry.version() == seen or time.monotonic() >= deadline:
-                    raise
+        self.fleet.registry.take_leave(self.registration, _PARTING_PATIENCE)
         files.crash_point(CrashPoint.LEAVE_RECORD_REMOVED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -150,6 +151,20 @@ class Serve(Child):
 def python(code: str, place: Path, *args: object, env: Mapping[str, str] | None = None) -> Child:
     """Starts a Python program given as text, in a process of its own."""
     return Child([sys.executable, "-c", textwrap.dedent(code), *map(str, args)], place, env=env)
+
+
+def strace(*options: str, processor: int | None = None) -> list[str]:
+    """What runs a command under strace, with everything that it starts.
+
+    On one processor: a traced process stops at each of its calls, and waking the tracer on another one takes six times as long.
+    """
+    processor = one_processor() if processor is None else processor
+    return ["taskset", "-c", str(processor), "strace", "-f", "-qq", *options]
+
+
+def one_processor() -> int:
+    """One of those that we may use."""
+    return random.choice(sorted(os.sched_getaffinity(0)))
 
 
 def status_of(state_dir: Path, instance_id: str) -> str | None:

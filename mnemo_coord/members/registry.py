@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -242,6 +243,22 @@ class Registry:
                 del stored[registration.instance_id]
 
         self._update(change, registration, note)
+
+    def take_leave(self, registration: Registration, patience: float) -> None:
+        """Takes out the entry of an instance that leaves.
+
+        It waits up to `lock_timeout` seconds as long as the registry changes within ``patience`` seconds: where many leave at
+        once it is busy, not stuck.
+        """
+        deadline = time.monotonic() + self.lock_timeout
+        self.lock_timeout = min(self.lock_timeout, patience)
+        while True:
+            seen = self.version()
+            try:
+                return self.remove(registration, EventKind.INSTANCE_LEFT)
+            except errors.TimedOut:
+                if self.version() == seen or time.monotonic() >= deadline:
+                    raise
 
     def rebuild(self) -> None:
         """Sets aside whatever lies there and is no sound registry, and writes it anew from the originals.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import support
 
 _TRIES = 3
@@ -103,7 +105,9 @@ class Zygote:
 
     def _attach(self, pid: int, injection: list[str]) -> subprocess.Popen[bytes]:
         self._log.write_text("")
-        argv = ["strace", "-f", "-qq", "-o", str(self._log), *injection, "-p", str(pid)]
+        processor = support.one_processor()
+        os.sched_setaffinity(pid, [processor])
+        argv = support.strace("-o", str(self._log), *injection, "-p", str(pid), processor=processor)
         # In one of some thousand cases strace never attaches. The operation has not begun, so another one may try.
         for _ in range(_TRIES):
             tracer = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -118,12 +122,15 @@ class Zygote:
 
     @staticmethod
     def _await_end(tracer: subprocess.Popen[bytes], pid: int) -> None:
+        # It ends when what it traces has ended. Popen.wait would look every 50 ms, which is longer than most operations.
+        ended = os.pidfd_open(tracer.pid)
         try:
-            tracer.wait(15)  # it ends when what it traces has ended
-        except subprocess.TimeoutExpired:
-            os.kill(pid, signal.SIGKILL)
+            if not select.select([ended], [], [], 15)[0]:
+                os.kill(pid, signal.SIGKILL)
+                pytest.fail("the operation hangs")
+        finally:
+            os.close(ended)
             tracer.wait(10)
-            raise AssertionError("the operation hangs") from None
 
     def close(self) -> None:
         assert self._process.stdin

@@ -578,7 +578,7 @@ def test_no_program_is_given_the_key(
         fleet.send("worker", "T", sender="cli")
         material = key_material(fleet.signer.secret)
     trace = tmp_path / "trace"
-    strace = ["strace", "-f", "-v", "-qq", "-s", "65536", "-xx", "-o", str(trace), "-e", "trace=execve"]
+    strace = support.strace("-v", "-s", "65536", "-xx", "-o", str(trace), "-e", "trace=execve")
     exported = dict.fromkeys(("given", "secret", "subkey", "padded", "left", "rest", "octets"), "caller's")
     done = run([*strace, *command(script, state_dir, "worker", *(["T"] if script == "send.sh" else []))], **exported)
     assert done.returncode == 0, done.stderr

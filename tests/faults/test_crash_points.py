@@ -409,7 +409,7 @@ def test_the_passing_that_is_asked_for_is_the_one_that_kills(scene: Scene) -> No
 def test_a_first_start_killed_at_any_call_leaves_no_litter(call: str, scene: Scene, tmp_path: Path) -> None:
     """R22. The key, the folders, the epoch and the registry are made; what was half made is gone or of use."""
     log = tmp_path / "strace"
-    strace = ["strace", "-f", "-qq", "-o", str(log), "-e", f"trace={call}"]
+    strace = support.strace("-o", str(log), "-e", f"trace={call}")
     for number in range(1, 40):
         state_dir = scene.state_dir.parent / f"{number}"
         code = [sys.executable, "-c", REGISTER, str(state_dir)]

@@ -302,15 +302,26 @@ def as_started_by_a_shell() -> None:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
 
+FORMS: tuple[list[str], ...] = ([], ["--json"])
+
+
+def forms(place: str, kind: str, number: int) -> tuple[list[str], ...]:
+    """One of the two, in turn, so that each command has both at each place and with each kind; both where nothing is planted."""
+    if not kind:
+        return FORMS
+    turn = list(PLACES).index(place) + list(KINDS).index(kind) + number
+    return (FORMS[turn % 2],)
+
+
 def every_command(
     used: Used, place: str, kind: str, precious: Path, tmp_path: Path, stacks: io.TextIOBase
 ) -> Iterator[Outcome]:
     for number, command in enumerate(COMMANDS):
-        for form in ([], ["--json"]):
+        for form in forms(place, kind, number):
             state_dir = tmp_path / f"{number}{''.join(form)}"
             shutil.copytree(used.path, state_dir, symlinks=True)
             if kind:
-                replace(state_dir / place, kind, precious)
+                replace(state_dir / PLACES[place](used), kind, precious)
             print("did not end in time:", *command, *form, file=stacks, flush=True)
             yield run([*command, *form], state_dir, stacks)
             shutil.rmtree(state_dir)
@@ -347,7 +358,7 @@ def test_no_command_hangs_on_anything_planted(place: str, kind: str, used: Used,
     before = support.tree(precious)
     for number in range(2):
         (tmp_path / f"{number}").mkdir()
-        outcomes = attempt(used, PLACES[place](used), kind, precious, tmp_path / f"{number}")
+        outcomes = attempt(used, place, kind, precious, tmp_path / f"{number}")
         assert support.tree(precious) == before, "something outside of the state directory was changed"
         faults = [fault for outcome in outcomes for fault in outcome.faults]
         if not faults:

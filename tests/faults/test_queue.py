@@ -459,17 +459,8 @@ def test_what_waits_for_an_id_goes_to_the_dead_letters_with_it(state_dir: Path) 
 
 
 def traced(fault: str, calls: str = "") -> list[str]:
-    return [
-        "strace",
-        "-f",
-        "-qq",
-        "-o",
-        "/dev/null",
-        "-e",
-        f"trace={calls or fault.split(':', maxsplit=1)[0]}",
-        "-e",
-        f"inject={fault}",
-    ]
+    called = calls or fault.split(":", maxsplit=1)[0]
+    return support.strace("-o", "/dev/null", "-e", f"trace={called}", "-e", f"inject={fault}")
 
 
 @pytest.mark.parametrize("call", ["openat", "write", "renameat", "utimensat"])

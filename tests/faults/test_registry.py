@@ -181,7 +181,7 @@ def test_an_odd_process_number_is_never_signalled(pid: Any, state_dir: Path, tmp
     with support.Serve(state_dir):
         forge.add(state_dir, "33333333", forge.sealed(state_dir, forge.body("33333333", pid=pid)))
         trace = tmp_path / "trace"
-        watched = ["strace", "-f", "-qq", "-o", str(trace), "-e", "trace=kill,tkill,tgkill,pidfd_send_signal,rt_sigqueueinfo"]
+        watched = support.strace("-o", str(trace), "-e", "trace=kill,tkill,tgkill,pidfd_send_signal,rt_sigqueueinfo")
         for command in (["list", "--json"], ["doctor", "--fix", "--json"]):
             done = support.run("--dir", state_dir, *command, prefix=watched)
             assert done.returncode in {0, 1}, done.stderr
@@ -363,17 +363,8 @@ def test_a_kill_at_each_call_of_the_rewrite_leaves_old_or_new(state_dir: Path, t
     survived = {}
     for call in ("openat", "write", "fsync", "rename,renameat,renameat2"):
         for number in range(1, 400):
-            inject = [
-                "strace",
-                "-f",
-                "-qq",
-                "-o",
-                "/dev/null",
-                "-P",
-                str(state_dir),
-                "-P",
-                str(state_dir / "process_registry.json"),
-            ]
+            registry = str(state_dir / "process_registry.json")
+            inject = support.strace("-o", "/dev/null", "-P", str(state_dir), "-P", registry)
             pattern = f"inject={call}:signal=SIGKILL:when={number}"
             argv = [
                 *inject,
@@ -408,7 +399,7 @@ def test_a_rewrite_that_fails_leaves_the_old_content(fault: str, state_dir: Path
     registry = state_dir / "process_registry.json"
     before = registry.read_bytes()
     call = fault.split(":", maxsplit=1)[0]
-    traced = ["strace", "-f", "-qq", "-o", "/dev/null", "-P", str(registry) + ".*", "-P", str(state_dir), "-e", f"trace={call}"]
+    traced = support.strace("-o", "/dev/null", "-P", str(registry) + ".*", "-P", str(state_dir), "-e", f"trace={call}")
     if call != "openat":
         done = support.run("--dir", state_dir, "doctor", "--cleanup-stale", prefix=[*traced, "-e", f"inject={fault}"])
         assert done.returncode != 0 or registry.read_bytes() != before

@@ -153,7 +153,7 @@ def test_when_only_the_folder_could_not_be_synced_it_has_appeared_whole_and_that
 def publish_with(fault: str, place: Path) -> str:
     """What `PUBLISH` prints when a system call fails on the folder or on the temporary file in it."""
     # Only calls on these count: the interpreter writes and renames files of its own.
-    traced = ["strace", "-qq", "-f", "-o", "/dev/null", "-P", str(place), "-P", str(place / "t.tmp"), "-P", "t.tmp"]
+    traced = support.strace("-o", "/dev/null", "-P", str(place), "-P", str(place / "t.tmp"), "-P", "t.tmp")
     calls = fault.partition(":")[0]
     argv = [*traced, "-e", f"trace={calls}", "-e", f"inject={fault}", sys.executable, "-c", PUBLISH, str(place)]
     done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=20)
