@@ -53,6 +53,8 @@ class Crowd:
         return pid
 
     def _live(self) -> None:
+        # Waited for, not handled: a handler may have to wait for the next signal if this one comes just before pause().
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
         begun = time.monotonic()
         me = Coordinator(self.place)
         me.register()
@@ -65,10 +67,10 @@ class Crowd:
             self._say("received", time.monotonic())
 
         me.on_message(received)
-        signal.signal(signal.SIGUSR1, lambda *_: self._say("beat", _cpu_of(me.heartbeat)))
         self._say("registered", took)
         while True:
-            signal.pause()
+            signal.sigwait([signal.SIGUSR1])
+            self._say("beat", _cpu_of(me.heartbeat))
 
     def _died(self, event: Event) -> None:
         if event.kind is EventKind.INSTANCE_DIED:

@@ -238,6 +238,7 @@ class Membership:
             self._polled = time.monotonic()
             self._watch.mend()
             self._heed()
+            self.receiver.poll()
             # Whoever died with one of our messages in hand was no neighbour of ours, or never registered.
             self.fleet.queue.recover(self.receiver.addresses, self.instance_id, self.fleet.lives)
             left = settings.poll_interval

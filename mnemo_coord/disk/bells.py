@@ -26,14 +26,12 @@ class Bells:
         self._wake = wake
         self._rung: dict[str, deque[str]] = {}
 
-    def heeds(self, folder: str) -> bool:
-        """Whether a folder wakes the loop."""
-        return folder in self._rung
-
     def heed(self, folder: str, change: Change, *, wanted: bool) -> None:
         """Begins or ends to be woken by the files of a folder. Idempotent."""
+        if wanted == (folder in self._rung):
+            return
         path = str(self._state.path / folder)
-        if wanted and folder not in self._rung:
+        if wanted:
             with suppress(OSError, errors.State):  # on a full disk it is made later, by who needs it
                 self._state.folder(folder)
             rung: deque[str] = deque()
@@ -44,7 +42,7 @@ class Bells:
 
             self._rung[folder] = rung
             self._watch.add(path, change, ring)
-        elif not wanted and folder in self._rung:
+        else:
             self._watch.drop(path)
             del self._rung[folder]
 

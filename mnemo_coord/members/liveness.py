@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from mnemo_coord.disk.clock import Clock, namespace
 from mnemo_coord.disk.file_system import unreliable_file_system
+from mnemo_coord.disk.locks import Descriptor
 from mnemo_coord.disk.probes import LockState, Probe, probe
 from mnemo_coord.disk.state_dir import INSTANCES, StateDir
 from mnemo_coord.members.identity import ProcessIdentity, lock_name, machine, start_time_and_state
@@ -27,10 +29,10 @@ if TYPE_CHECKING:
     from mnemo_coord.members.heartbeat import Beat
     from mnemo_coord.members.registration import Registration
 
-__all__ = ["Evidence", "ProcessState", "Verdict", "await_end", "decide", "examine", "observe"]
+__all__ = ["Evidence", "KeptProcesses", "ProcessState", "Verdict", "await_end", "decide", "examine", "observe"]
 
 _AWAITED: Final = 16
-"""Processes whose end is waited for at a time: each costs a descriptor."""
+"""Processes whose end is waited for at a time, or that are kept in sight: each costs a descriptor."""
 
 
 class Verdict(StrEnum):
@@ -86,6 +88,7 @@ class Evidence:
     same_machine: bool
     same_boot: bool
     lock: LockState
+    """Unknown where the process tells enough."""
     lock_replaced: bool
     """The lock file there is not the one that was registered."""
     process: ProcessState
@@ -122,15 +125,23 @@ def examine(
     same_boot = not own_boot or not process.boot_id or process.boot_id == own_boot
     same_machine = process.machine == machine()
     if not (same_machine and same_boot):
-        nothing = Probe(state=LockState.UNKNOWN)
-        return _evidence(nothing, registration, ProcessState.UNKNOWN, None, same_machine=same_machine, same_boot=same_boot)
+        return _evidence(_NOT_ASKED, registration, ProcessState.UNKNOWN, None, same_machine=same_machine, same_boot=same_boot)
+    age = _age(beat, clock)
+    became = observe(process, thorough=fresh is not None and (age is None or age >= fresh))
+    # Of a process that is seen to run, or to have ended, the lock proves nothing more, and asking for it costs as much again.
+    seen = _lock(state, registration) if became is ProcessState.UNKNOWN else _NOT_ASKED
+    return _evidence(seen, registration, became, age, same_machine=same_machine, same_boot=same_boot)
+
+
+_NOT_ASKED: Final = Probe(state=LockState.UNKNOWN)
+
+
+def _lock(state: StateDir, registration: Registration) -> Probe:
     folder = state.folder(INSTANCES)
     seen = probe(lock_name(registration.instance_id), dir_fd=folder)
     if seen.state is _FREE and unreliable_file_system(folder):
-        seen = Probe(state=LockState.UNKNOWN, identity=seen.identity)  # there a free lock proves nothing
-    age = _age(beat, clock)
-    became = observe(process, thorough=fresh is not None and (age is None or age >= fresh))
-    return _evidence(seen, registration, became, age, same_machine=same_machine, same_boot=same_boot)
+        return Probe(state=LockState.UNKNOWN, identity=seen.identity)  # there a free lock proves nothing
+    return seen
 
 
 def _evidence(
@@ -188,6 +199,37 @@ def await_end(processes: Mapping[str, ProcessIdentity], timeout: float) -> dict[
             os.close(fd)
     states = dict.fromkeys(fds, ProcessState.SAME) | dict.fromkeys(ended, ProcessState.EXITED)
     return {key: found if isinstance(found, ProcessState) else states[found] for key, found in opened.items()}
+
+
+class KeptProcesses:
+    """Processes that are asked about again and again: their pidfds stay open, and one call answers. Used by one thread."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[ProcessIdentity, Descriptor] = OrderedDict()
+
+    def look(self, process: ProcessIdentity) -> ProcessState:
+        """What became of a process: it runs (and may be stopped), has ended, or cannot be seen."""
+        kept = self._kept.get(process)
+        if kept is None or not kept.is_open:  # closed behind our back: its number may be somebody else's
+            opened = _open(process)
+            if isinstance(opened, ProcessState):
+                return opened
+            kept = self._keep(process, opened)
+        if not _ended([kept.fd], 0.0):
+            return _SAME
+        self._kept.pop(process).close()
+        return ProcessState.EXITED
+
+    def _keep(self, process: ProcessIdentity, fd: int) -> Descriptor:
+        self._kept[process] = kept = Descriptor(fd)
+        if len(self._kept) > _AWAITED:
+            self._kept.popitem(last=False)[1].close()
+        return kept
+
+    def close(self) -> None:
+        """Closes all of them."""
+        while self._kept:
+            self._kept.popitem()[1].close()
 
 
 def _ended(pidfds: list[int], timeout: float) -> list[int]:

@@ -33,8 +33,6 @@ _log = logging.getLogger(__name__)
 
 WATCHED: Final = 8
 SCOUTS: Final = 16
-JUDGED: Final = 2
-"""How many of them are looked at closely, where nobody listens: do they make progress, does a child hold a dead one's lock."""
 PATIENCE: Final = 8
 """Polls that an instance may be missing, and its process run, before it is taken for gone."""
 CLEARING: Final = 16
@@ -234,11 +232,11 @@ class Lookout:
             self._version = version
         self._reap_announced()
         self._clear_leftovers()
-        judged = WATCHED if self._events.has_subscribers else JUDGED
-        for distance, instance_id in enumerate(self._neighbours()):
+        asked = self._events.has_subscribers
+        for instance_id in self._neighbours():
             registration = self._known.get(instance_id)
-            # Asking for the lock alone costs a fiftieth of the verdict, and it is held as long as its owner lives.
-            if registration and (distance < judged or not self._reaper.holds(registration)):
+            # Whether they make progress is of interest to those who are told. That they have not ended is seen more cheaply.
+            if registration and (asked or not self._reaper.is_safe(registration)):
                 self._judge(registration, judge_stalled=judge_stalled)
 
     @property

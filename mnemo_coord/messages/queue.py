@@ -78,6 +78,15 @@ class Queue:
                 if delivery is not None:
                     yield delivery
 
+    def has_waiting(self, addresses: Iterable[Address]) -> bool:
+        """Whether anything waits at these addresses. Costs next to nothing."""
+        return any(self._has_waiting(address) for address in addresses)
+
+    def _has_waiting(self, address: Address) -> bool:
+        with suppress(OSError):
+            return bool(self.mailboxes.open(address).waiting())
+        return False
+
     def answers(self, address: Address, claimer: str, message_id: str, passed_over: set[str]) -> Iterator[Delivery]:
         """What waits at an address and answers one message; all else stays where it is, and is not looked at twice."""
         with suppress(FileNotFoundError):
@@ -265,12 +274,13 @@ class Queue:
             with suppress(FileNotFoundError):
                 mailbox = self.mailboxes.open(address)
                 mailbox.settle_marks()
-                for who, file in mailbox.claims():
+                claims = list(mailbox.claims())
+                for who, file in claims:
                     if who == claimer and (address.text, file) not in self._held:
                         self._drop_acknowledged(mailbox, claimer, file)
                         mailbox.give_back(file, claimer, as_file=file)
                         mailbox.ring()
-                claimers = {who for who, _ in mailbox.claims()} - {claimer}
+                claimers = {who for who, _ in claims} - {claimer}
                 for gone in sorted(who for who in claimers if not lives(who)):
                     self._give_back_all(address, gone)
 

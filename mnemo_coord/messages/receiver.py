@@ -32,6 +32,11 @@ While one waits unclaimed its sender does not ring (`Mailbox.publish`), and a ri
 message does: so a busy mailbox is emptied in batches. An idle one is not slowed, because whoever waits is woken by the bell.
 """
 _LONGEST: Final = 3600.0
+_UNATTENDED: Final = 4
+"""Polls after which the messages are looked for although nobody said that there are any: who says so may be held up.
+
+Waking is what an idle process costs, so one thread looks out for members and messages alike.
+"""
 
 
 class Receiver:
@@ -57,6 +62,11 @@ class Receiver:
         for waiter in tuple(self._waiters):
             waiter.set()
         if self._delivering is not None:
+            self._delivering.wake()
+
+    def poll(self) -> None:
+        """To be called at each poll: has handed over what waits without a bell having rung."""
+        if self._delivering is not None and self._queue.has_waiting(self.addresses):
             self._delivering.wake()
 
     @contextmanager
@@ -127,7 +137,7 @@ class Receiver:
             handled = any(outcomes)
             if handled:
                 time.sleep(_GATHERING)
-        return self._poll_interval
+        return _UNATTENDED * self._poll_interval
 
     def _hand_over(self, delivery: Delivery) -> bool:
         if self._requests.take(delivery):

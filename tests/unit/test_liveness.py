@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -303,7 +304,7 @@ def test_the_evidence_on_a_live_one(state: StateDir, owned: LifeLock, clock: Fak
     last = beat(clock)
     clock.advance(90, wall=-3600)
     seen = liveness.examine(state, registration(owned, clock), last, clock)
-    assert seen == evidence(ProcessState.SAME, (LockState.HELD, False), 90.0)
+    assert seen == evidence(ProcessState.SAME, (LockState.UNKNOWN, False), 90.0)
     assert decide(seen, STALLED_AFTER) is Verdict.STALLED
 
 
@@ -339,13 +340,29 @@ def test_another_machine_is_told_by_its_name(state: StateDir, owned: LifeLock, c
     assert decide(seen, STALLED_AFTER) is Verdict.FOREIGN
 
 
+def test_where_the_process_cannot_be_seen_its_lock_is_asked_for(state: StateDir, owned: LifeLock, clock: FakeClock) -> None:
+    unseen = registration(owned, clock, pid_namespace=1)
+    seen = liveness.examine(state, unseen, beat(clock), clock)
+    assert seen == evidence(ProcessState.UNKNOWN, (LockState.HELD, False), 0.0)
+    assert decide(seen, STALLED_AFTER) is Verdict.ALIVE
+
+
+@pytest.mark.parametrize("process", set(ProcessState) - {ProcessState.UNKNOWN})
+@pytest.mark.parametrize("lock", LOCKS)
+def test_where_the_process_is_seen_the_lock_proves_nothing_more(process: ProcessState, lock: tuple[LockState, bool]) -> None:
+    """That is why it is not asked for then."""
+    for age in AGES:
+        asked, not_asked = evidence(process, lock, age), evidence(process, (LockState.UNKNOWN, False), age)
+        assert decide(asked, STALLED_AFTER) is decide(not_asked, STALLED_AFTER)
+
+
 def test_a_lost_lock_of_a_running_process_is_no_death(state: StateDir, owned: LifeLock, clock: FakeClock) -> None:
     """H10, H19."""
     recorded = registration(owned, clock)
     unseen = registration(owned, clock, pid_namespace=1)
     owned.close()
     seen = liveness.examine(state, recorded, beat(clock), clock)
-    assert seen == evidence(ProcessState.SAME, (LockState.FREE, False), 0.0)
+    assert seen == evidence(ProcessState.SAME, (LockState.UNKNOWN, False), 0.0)
     assert decide(seen, STALLED_AFTER) is Verdict.ALIVE
     assert decide(liveness.examine(state, unseen, beat(clock), clock), STALLED_AFTER) is Verdict.DEAD
 
@@ -362,6 +379,31 @@ def test_a_lock_file_that_was_deleted_or_replaced_proves_nothing(state: StateDir
     replaced = liveness.examine(state, unseen, beat(clock), clock)
     assert (replaced.lock, replaced.lock_replaced) == (LockState.FREE, True)
     assert decide(replaced, STALLED_AFTER) is Verdict.ALIVE
+
+
+def test_a_process_that_is_kept_in_sight(tmp_path: Path) -> None:
+    """Its descriptor stays open, and is not believed once somebody has closed it behind our back."""
+    kept = liveness.KeptProcesses()
+    before = set(os.listdir("/proc/self/fd"))
+    with support.Child(["sleep", "60"], tmp_path / "one") as one:
+        process = identity_of(one.pid)
+        assert kept.look(process) is ProcessState.SAME
+        (descriptor,) = set(os.listdir("/proc/self/fd")) - before
+        os.dup2(0, int(descriptor))
+        assert kept.look(process) is ProcessState.SAME
+        os.close(int(descriptor))
+        one.send_signal(signal.SIGSTOP)
+        assert kept.look(process) is ProcessState.SAME
+        one.process.kill()
+        support.wait_until(lambda: kept.look(process) is ProcessState.EXITED, what="a zombie has ended")
+        one.wait()
+        assert kept.look(process) is ProcessState.GONE
+    assert kept.look(replace(identity_of(os.getpid()), pid_namespace=1)) is ProcessState.UNKNOWN
+    for _ in range(3):
+        with support.Child(["sleep", "60"], tmp_path / "more") as one:
+            assert kept.look(identity_of(one.pid)) is ProcessState.SAME
+    kept.close()
+    assert set(os.listdir("/proc/self/fd")) == before
 
 
 def test_the_end_of_a_process_is_waited_for(tmp_path: Path) -> None:
