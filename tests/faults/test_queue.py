@@ -18,11 +18,12 @@ from typing import Any
 import pytest
 import support
 
-from mnemo_coord import Coordinator, Fleet, Settings, errors
+from mnemo_coord import Coordinator, Fleet, Message, Settings, errors
 from mnemo_coord.disk import records
 from mnemo_coord.disk.clock import SystemClock
 from mnemo_coord.disk.signing import Purpose, Signer
 from mnemo_coord.members.reaper import Reaper
+from mnemo_coord.messages import receiver
 from mnemo_coord.messages.address import Address
 
 FAST = Settings(heartbeat_interval=0.2, poll_interval=0.1)
@@ -456,6 +457,23 @@ def test_what_waits_for_an_id_goes_to_the_dead_letters_with_it(state_dir: Path) 
 
 
 # Surroundings that fail
+
+
+@pytest.mark.parametrize("who", ["lookout", "delivery"])
+def test_a_message_that_no_bell_tells_of_is_found_by_a_poll(who: str, state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """I9. The lookout looks for it at each poll; where that is held up, the delivery does, more rarely."""
+    monkeypatch.setattr(receiver, "_UNATTENDED", 1e6 if who == "lookout" else 2)
+    got: list[Message] = []
+    with Coordinator(state_dir, name="one", settings=Settings(heartbeat_interval=3600, poll_interval=0.2)) as me:
+        if who == "delivery":
+            me._member._looking.stop()
+        me.on_message(got.append)
+        me.send("one", "T", 1)
+        support.wait_until(lambda: got)
+        time.sleep(0.1)  # it looks once more after each message
+        me._member._watch.drop(str(queue_folder(state_dir, "one") / "bell"))
+        me.send("one", "T", 2)
+        support.wait_until(lambda: len(got) == 2, 5)
 
 
 def traced(fault: str, calls: str = "") -> list[str]:
