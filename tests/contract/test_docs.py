@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -67,6 +68,7 @@ def fences(text: str, language: str) -> Iterator[tuple[str, bool]]:
 # Generated
 
 
+@cache
 def generator() -> ModuleType:
     spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
     assert spec
@@ -74,6 +76,10 @@ def generator() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+CODES: dict[str, tuple[str, str]] = generator().finding_codes()
+"""Of every finding, with its severity and the module that finds it. All of the code is read for it: once is enough."""
 
 
 def test_what_is_generated_is_up_to_date() -> None:
@@ -105,14 +111,14 @@ def test_every_error_code_has_a_heading(code: str) -> None:
 
 
 def test_every_finding_code_has_a_heading_and_every_heading_is_one() -> None:
-    found = generator().finding_codes()
+    found = CODES
     assert set(re.findall(r'\bcode="([a-z-]+)"', SOURCE)) <= set(found), "two ways of finding them agree"
     assert set(headings(page("reference/findings.md"))) - {"Findings"} == set(found)
 
 
-@pytest.mark.parametrize("code", sorted(generator().finding_codes()))
+@pytest.mark.parametrize("code", sorted(CODES))
 def test_a_finding_is_described_with_its_severity(code: str) -> None:
-    severity = generator().finding_codes()[code][0]
+    severity = CODES[code][0]
     section = page("reference/findings.md").partition(f"\n## {code}\n")[2].partition("\n## ")[0]
     assert section.strip().startswith(f"{severity.capitalize()}.")
 
