@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -105,7 +106,19 @@ class Child:
             whole = [said[: said.rfind("\n") + 1] for said in (self.log, self.printed)]  # one may be half written
             return next((line for said in whole for line in said.splitlines() if text in line), None)
 
-        return wait_until(found, timeout, f"{text!r} in:\n{self.log}\n{self.printed}")
+        try:
+            return wait_until(found, timeout, repr(text))
+        except AssertionError as error:
+            raise AssertionError(f"{error} in:\n{self.log}\n{self.printed}\n{self._whereabouts()}") from None
+
+    def _whereabouts(self) -> str:
+        """Of each of its threads: what it is called, its state, and where in the kernel it waits."""
+        found = [f"exit code {self.process.poll()}"]
+        for task in sorted(Path(f"/proc/{self.pid}/task").glob("*")):
+            with contextlib.suppress(OSError):
+                state = task.joinpath("status").read_text().partition("State:\t")[2].partition("\n")[0]
+                found.append(f"{task.joinpath('comm').read_text().strip()}: {state}, {task.joinpath('wchan').read_text()}")
+        return "\n".join(found)
 
     def send_signal(self, number: int) -> None:
         """Sends a signal; one that stops it has done so when this returns."""
@@ -144,7 +157,11 @@ class Serve(Child):
     ) -> None:
         argv = [*prefix, MNEMOSYNE, "--dir", str(state_dir), "serve", *map(str, args)]
         super().__init__(argv, state_dir.parent / "serve-logs", env=env)
-        line = self.wait_for("is in the fleet at")
+        try:
+            line = self.wait_for("is in the fleet at")
+        except BaseException:
+            self.__exit__()  # so that one failure does not become that of the next test, too
+            raise
         self.instance_id = line.split(" Instance ")[1].split()[0]
 
 
