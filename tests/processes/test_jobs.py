@@ -431,10 +431,10 @@ def test_the_limit_counts_what_a_killed_runner_has_left(place: Place) -> None:
 
 def test_what_ended_while_nobody_looked_is_known(place: Place) -> None:
     gate = place.folder / "gate"
-    well, badly = place.add(gated(gate)), place.add(f"{gated(gate)}; exit 9")
+    started = f"echo x >> {place.counter}; {gated(gate)}"
+    well, badly = place.add(started), place.add(f"{started}; exit 9")
     with place.runner() as one:
-        place.is_now(well, RUNNING)
-        place.is_now(badly, RUNNING)
+        support.wait_until(lambda: len(place.counted()) == 2)
         one.kill()
     gate.touch()
     assert place.is_now(well, DONE).exit_code == 0
@@ -444,10 +444,9 @@ def test_what_ended_while_nobody_looked_is_known(place: Place) -> None:
 
 
 def test_without_a_runner_adopting_waits_for_one_and_killing_does_not(place: Place) -> None:
-    first, second = place.add("exec sleep 1000"), place.add("exec sleep 1000")
+    first, second = (place.add(f"echo x >> {place.counter}; exec sleep 1000") for _ in range(2))
     with place.runner() as one:
-        place.is_now(first, RUNNING)
-        place.is_now(second, RUNNING)
+        support.wait_until(lambda: len(place.counted()) == 2)  # a job is recorded as running before its command is started
         one.kill()
     assert place.run("jobs", "adopt", first).returncode == 0
     pid = next(entry["pid"] for entry in place.run("ps", "--json").json if entry["name"] == second)
