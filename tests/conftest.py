@@ -27,6 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(autouse=True)
 def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nothing of the caller's fleet and memories reaches a test, and heartbeats come ten times as often as usual."""
+    monkeypatch.chdir(Path(__file__).parent.parent)  # and back again: some tests change it, to bind a socket to a short name
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data-of-user"))
     for name in [name for name in os.environ if name.startswith(("MNEMOSYNE_", "DATABASE_URL"))]:
         monkeypatch.delenv(name)

@@ -255,6 +255,8 @@ _IMPORTANCE: Final = {"type": "integer", "minimum": 1, "maximum": 10}
 _UNSEEN: Final = (
     r"\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb" "\U000e0000-\U000e007f"
 )
+_SOMETHING: Final = r"[^\s\x1c-\x1f\x85]"
+"""More than white space: Python counts some characters as such that JavaScript's regular expressions do not."""
 _TAG: Final = {
     "type": "string",
     "pattern": rf"^[^\s{_UNSEEN}]([^{_UNSEEN}]*[^\s{_UNSEEN}])?$",
@@ -270,7 +272,7 @@ def _parameter(name: str, schema: dict[str, Any], description: str) -> dict[str,
 _RECALL: Final = [
     _parameter(
         "query",
-        {"type": "string", "pattern": r"\S", "maxLength": QUERY_LIMIT},
+        {"type": "string", "pattern": _SOMETHING, "maxLength": QUERY_LIMIT},
         "Any words; without it the newest are answered.",
     ),
     _parameter("namespace", _NAMESPACE, "Only in this one."),
@@ -279,7 +281,7 @@ _RECALL: Final = [
 _NEW_MEMORY: Final = {
     "type": "object",
     "properties": {
-        "content": {"type": "string", "pattern": r"\S", "description": f"At most {CONTENT_LIMIT} bytes."},
+        "content": {"type": "string", "pattern": _SOMETHING, "description": f"At most {CONTENT_LIMIT} bytes."},
         "namespace": {**_NAMESPACE, "description": "Without it `global`."},
         "importance": {**_IMPORTANCE, "description": "Without it 5."},
         "tags": {"type": "array", "items": _TAG, "maxItems": TAGS_LIMIT},

@@ -103,8 +103,8 @@ def in_linked_worktree(start: Path | None = None) -> bool:
     """Whether a folder, by default the current one, is inside a linked worktree of a git repository."""
     here = Path.cwd() if start is None else start
     for folder in (here, *here.parents):
-        if (folder / ".git").exists():
-            return main_worktree(folder) not in {folder, None} and (folder / ".git").is_file()
+        if os.path.exists(folder / ".git"):
+            return main_worktree(folder) not in {folder, None} and os.path.isfile(folder / ".git")
     return False
 
 
@@ -116,9 +116,10 @@ def main_worktree(start: Path) -> Path | None:
     """
     for folder in (start, *start.parents):
         marker = folder / ".git"
-        if marker.is_dir():
+        # Not pathlib's: they raise where a folder may not be entered, and what cannot be seen is no repository of ours.
+        if os.path.isdir(marker):
             return folder
-        if marker.is_file():
+        if os.path.isfile(marker):
             return _main_of_linked(folder, marker)
     return None
 

@@ -136,7 +136,7 @@ def git_folder(start: Path) -> str | None:
     """
     for folder in (start, *start.parents):
         marker = folder / ".git"
-        if marker.is_dir():
+        if os.path.isdir(marker):
             return os.path.realpath(marker)
         with suppress(OSError, ValueError):
             admin = folder / marker.read_text(errors="surrogateescape")[:4096].partition(":")[2].strip()

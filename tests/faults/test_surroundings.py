@@ -620,6 +620,16 @@ def test_a_whole_session_of_an_ordinary_user(home: Path) -> None:
     assert {path.stat().st_uid for path in (home / "fleet").rglob("*")} == {65534}
 
 
+def test_where_it_stands_need_not_be_open_to_it(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody was sent to another user by a program that stands in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    tmp_path.chmod(0o700)
+    with support.Serve(home / "fleet", "--name", "inbox", prefix=NOBODY) as one:
+        sent = support.run("--dir", home / "fleet", "send", "--to", "inbox", "Hello", prefix=NOBODY)
+        assert sent.returncode == 0, sent.stderr
+        assert one.stop() == 0
+
+
 def test_another_user_sees_and_changes_nothing(home: Path) -> None:
     """T1, S1, C11. The parent is open to all, the state directory is not."""
     os.chown(home, 0, 0)

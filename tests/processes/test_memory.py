@@ -36,7 +36,7 @@ ENDLESS = WRITER.replace("range(int(sys.argv[3]))", "__import__('itertools').cou
 
 def stored(children: list[support.Child]) -> list[str]:
     """The ids that they have said are stored; a line that a kill cut off says nothing."""
-    whole = [child.printed[: child.printed.rfind("\n") + 1] for child in children]
+    whole = [printed[: printed.rfind("\n") + 1] for printed in [child.printed for child in children]]
     return [line.split()[1] for text in whole for line in text.splitlines()]
 
 
