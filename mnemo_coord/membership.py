@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -18,11 +17,10 @@ from typing import TYPE_CHECKING, Any
 from mnemo_coord import errors
 from mnemo_coord.branch_work import BranchWork
 from mnemo_coord.disk import files, signing
-from mnemo_coord.disk.bells import Bells
 from mnemo_coord.disk.clock import rfc3339
 from mnemo_coord.disk.file_system import unreliable_file_system
 from mnemo_coord.disk.files import CrashPoint
-from mnemo_coord.disk.state_dir import BRANCHES, EDITS, INSTANCES, REPORTS
+from mnemo_coord.disk.state_dir import INSTANCES
 from mnemo_coord.disk.watch import Change, Watch
 from mnemo_coord.edit_watch import EditWatch
 from mnemo_coord.events import Event, EventKind
@@ -30,11 +28,11 @@ from mnemo_coord.fleet import Fleet
 from mnemo_coord.holdings import edits
 from mnemo_coord.holdings.claims import Claim, ClaimKind
 from mnemo_coord.holdings.election import Candidacy, campaign
+from mnemo_coord.looking import Looking
 from mnemo_coord.loops import Loop
 from mnemo_coord.members import reports, token
 from mnemo_coord.members.heartbeat import BeatFile
 from mnemo_coord.members.identity import ProcessIdentity, draw
-from mnemo_coord.members.lookout import Lookout
 from mnemo_coord.members.registration import Registration
 from mnemo_coord.messages.address import Address
 from mnemo_coord.messages.delivery import Receipt
@@ -73,16 +71,10 @@ class Membership:
         self._mutex = threading.RLock()
         addresses = [Address(text) for text in (self.instance_id, *filter(None, [name]), *(f"@{role}" for role in roles))]
         self.receiver = Receiver(fleet.queue, addresses, self.instance_id, fleet.events, fleet.settings.poll_interval)
-        self._hearing = reports.Hearing(fleet.state, fleet.signer, fleet.events)
-        self._lookout = Lookout(fleet.registry, fleet.reaper, fleet.events, self.instance_id)
-        self._beating = Loop("heartbeat", self._beat_step)
-        self._looking = Loop("lookout", self._look_step)
-        self._bells = Bells(fleet.state, self._watch, self._looking.wake)
         self.branches = BranchWork(fleet, self.instance_id, roles, self._ask)
         self._edits = EditWatch(fleet, self.instance_id)
-        self._polled = float("-inf")
-        self._looked = fleet.clock.age_ns()
-        self._lenient_until = 0
+        self._beating = Loop("heartbeat", self._beat_step)
+        self._looking = Looking(fleet, self.instance_id, self.receiver, self._watch, self._edits)
         self.registration = self._introduce(name, roles, api)
         try:
             if name is not None:
@@ -156,7 +148,10 @@ class Membership:
         return self._beating.healthy and self._looking.healthy
 
     def _beat_step(self) -> float:
-        self.beat()
+        try:
+            self.beat()
+        finally:
+            self._looking.attend()
         return self.fleet.settings.heartbeat_interval
 
     def beat(self) -> None:
@@ -221,63 +216,20 @@ class Membership:
         self.fleet.registry.put(self.registration)
         self._beats.announce()
 
-    def _look_step(self) -> float:
-        settings, clock = self.fleet.settings, self.fleet.clock
-        now = clock.age_ns()
-        # After a suspend everybody's heartbeat is old, ours too: give all of them one period before calling any stalled.
-        if now - self._looked > 3e9 * max(settings.poll_interval, settings.heartbeat_interval):
-            self._lenient_until = now + int(settings.stalled_after * 1e9)
-        self._looked = now
-        self._hearing.hear(self._bells.rung(REPORTS))
-        self.fleet.branch_news.hear(self._bells.rung(BRANCHES))
-        self.fleet.edit_news.hear(self._bells.rung(EDITS))
-        left = self._polled + settings.poll_interval - time.monotonic()
-        poll = left <= 0
-        again = self._lookout.look(self._bells.rung(INSTANCES), poll=poll, judge_stalled=now >= self._lenient_until)
-        if poll:
-            self._polled = time.monotonic()
-            self._watch.mend()
-            self._heed()
-            self.receiver.poll()
-            # Whoever died with one of our messages in hand was no neighbour of ours, or never registered.
-            self.fleet.queue.recover(self.receiver.addresses, self.instance_id, self.fleet.lives)
-            left = settings.poll_interval
-        return left if again is None else min(again, left)
-
-    def _heed(self) -> None:
-        """Has the kernel wake us: at deaths if we are a scout, or somebody here is to be told; at what is said only then."""
-        asked = self.fleet.events.has_subscribers
-        self._bells.heed(INSTANCES, Change.CLOSED, wanted=self._lookout.is_scout or asked)
-        for folder, hear_all, wanted in (
-            (REPORTS, self._hearing.hear_all, asked),
-            (BRANCHES, self.fleet.branch_news.hear_all, asked),
-            (EDITS, self.fleet.edit_news.hear_all, asked or self._edits.active),
-        ):
-            self._bells.heed(folder, Change.TOUCHED, wanted=wanted)
-            if wanted:
-                with suppress(OSError, errors.State):  # what lies there instead is the doctor's to tell
-                    hear_all()
-
     def on_event(self, callback: Callable[[Event], None]) -> Callable[[], None]:
         """See `mnemo_coord.Coordinator.on_event`."""
-        unsubscribe = self.fleet.events.subscribe(callback)
-        self._poll_now()
-        return unsubscribe
-
-    def _poll_now(self) -> None:
-        self._polled = float("-inf")
-        self._looking.wake()
+        return self._looking.on_event(callback)
 
     def watch_edits(self, path: str | os.PathLike[str] | None) -> Callable[[], None]:
         """See `mnemo_coord.Coordinator.watch_edits`."""
         end = self._edits.watch(path or self.registration.worktree_path or os.getcwd())
-        self._poll_now()
+        self._looking.poll_now()
         return end
 
     def report(self, state: str, text: str) -> reports.AgentReport:
         """See `mnemo_coord.Coordinator.report`."""
         said = reports.write(self.fleet.state, self.fleet.signer, self.fleet.clock, self.instance_id, state, text)
-        self._hearing.tell(self.instance_id, said)
+        self._looking.tell(said)
         return said
 
     # Sending

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 from mnemo_coord import errors
@@ -90,9 +89,9 @@ class Roster:
         evidence = liveness.examine(self._state, registration, beat, self._clock, fresh=self._settings.heartbeat_interval)
         port, host = registration.api_port, registration.api_host
         if registration.worktree_path is None and made is not None:
-            registration = replace(registration, worktree_path=made.path, branch=registration.branch or made.branch)
+            registration = registration._replace(worktree_path=made.path, branch=registration.branch or made.branch)
         if registration.branch is None and work:
-            registration = replace(registration, branch=work[-1].branch)
+            registration = registration._replace(branch=work[-1].branch)
         return Instance.judged(
             registration,
             liveness.decide(evidence, self._settings.stalled_after),

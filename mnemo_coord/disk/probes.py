@@ -10,9 +10,8 @@ import fcntl
 import os
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from mnemo_coord import errors
 from mnemo_coord.disk import files
@@ -35,8 +34,7 @@ _HELD: Final = LockState.HELD
 """Nearly every answer, and naming a member costs Python 3.11 a function call."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Probe:
+class Probe(NamedTuple):
     """A lock file as seen from outside."""
 
     state: LockState
@@ -79,6 +77,13 @@ class KeptProbes:
                 return True
             self._drop(name)  # closing lets go of the shared lock, too
             return False
+
+    def peek(self, name: str, identity: tuple[int, int], *, dir_fd: int) -> bool:
+        """As `is_held`, for who asks about a whole fleet once: a file that is not open here already is not kept open."""
+        if name in self._open:
+            return self.is_held(name, identity, dir_fd=dir_fd)
+        seen = probe(name, dir_fd=dir_fd)
+        return seen.state is _HELD and seen.identity == identity
 
     def _keep(self, name: str, dir_fd: int) -> tuple[int, tuple[int, int]] | None:
         try:

@@ -90,6 +90,12 @@ class Watch:
             if not self._is_armed(wanted) and time.monotonic() >= self._again_at:
                 self._arm(wanted)
 
+    def is_armed(self) -> bool:
+        """Whether `mend` would have nothing to do now."""
+        if self._observer is not None and not self._is_sound():
+            return False
+        return all(self._is_armed(wanted) for wanted in self._wanted) or time.monotonic() < self._again_at
+
     def _is_armed(self, wanted: _Wanted) -> bool:
         armed = self._armed.get(wanted.path)
         return armed is not None and armed[1].is_alive() and armed[2] == _identity(wanted.path)

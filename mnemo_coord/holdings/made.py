@@ -54,7 +54,7 @@ class Made:
         kinds = {"created_branch": bool, "made": bool, "process": dict}
         if not all(type(body.get(name)) is kinds.get(name, str) for name in cls.__slots__):
             raise ValueError("not the record of a worktree")
-        process = ProcessIdentity(**{name: body["process"].get(name) for name in ProcessIdentity.__slots__})
+        process = ProcessIdentity(**{name: body["process"].get(name) for name in ProcessIdentity._fields})
         return cls(**{**{name: body[name] for name in cls.__slots__}, "process": process})
 
 

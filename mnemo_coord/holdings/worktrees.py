@@ -166,7 +166,7 @@ class Worktrees:
                 git.run("branch", "--quiet", "--delete", "--force", "--end-of-options", made.branch)
 
     def _note(self, made: Made) -> None:
-        sealed = records.seal(asdict(made), self.signer, Purpose.WORKTREE)
+        sealed = records.seal({**asdict(made), "process": made.process.to_body()}, self.signer, Purpose.WORKTREE)
         files.replace(f"{made.instance_id}.json", sealed, dir_fd=self.state.folder(WORKTREES), writer=str(os.getpid()))
 
     def _forget(self, instance_id: str) -> None:
@@ -239,7 +239,7 @@ class Worktrees:
         with locks.hold(self.state, "worktree", _LOCK_TIMEOUT):
             made = made_for(self.state, self.signer, instance_id)
             if made is not None:
-                self._note(replace(made, process=replace(made.process, pid_namespace=0)))  # one that nobody can see into
+                self._note(replace(made, process=made.process._replace(pid_namespace=0)))  # one that nobody can see into
 
     def _take_away(self, git: Git, made: Made, worktree: Worktree) -> None:
         if not (worktree.exists and worktree.complete and worktree.head):

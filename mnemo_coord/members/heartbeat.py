@@ -15,10 +15,9 @@ import errno
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from mnemo_coord import errors
 from mnemo_coord.disk import files, locks, records
@@ -41,8 +40,7 @@ def beat_name(instance_id: str) -> str:
     return f"{instance_id}.beat"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Beat:
+class Beat(NamedTuple):
     """One heartbeat."""
 
     instance_id: str

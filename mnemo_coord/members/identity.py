@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import asdict, dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from mnemo_coord import errors
 from mnemo_coord.disk import files
@@ -89,8 +88,7 @@ def draw(state: StateDir) -> tuple[str, LifeLock]:
     raise errors.State.at(state.path / INSTANCES, f"{_DRAWS} drawn ids were all taken")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ProcessIdentity:
+class ProcessIdentity(NamedTuple):
     """Which process this is, well enough to tell it from another that later has the same number."""
 
     pid: int
@@ -121,7 +119,7 @@ class ProcessIdentity:
 
     def to_body(self) -> dict[str, Any]:
         """As members of a record."""
-        return asdict(self)
+        return self._asdict()
 
 
 @cache

@@ -12,11 +12,10 @@ import errno
 import os
 import select
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from mnemo_coord.disk.clock import Clock, namespace
 from mnemo_coord.disk.file_system import unreliable_file_system
@@ -81,8 +80,7 @@ _ENDED: Final = frozenset({ProcessState.EXITED, ProcessState.GONE})
 _RUNNING: Final = frozenset({_SAME, _STOPPED})
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Evidence:
+class Evidence(NamedTuple):
     """Everything that a verdict rests on."""
 
     same_machine: bool
@@ -202,10 +200,14 @@ def await_end(processes: Mapping[str, ProcessIdentity], timeout: float) -> dict[
 
 
 class KeptProcesses:
-    """Processes that are asked about again and again: their pidfds stay open, and one call answers. Used by one thread."""
+    """Processes that are asked about again and again: their pidfds stay open, and one call answers.
+
+    Used by one thread at a time.
+    """
 
     def __init__(self) -> None:
         self._kept: OrderedDict[ProcessIdentity, Descriptor] = OrderedDict()
+        self._together: tuple[Sequence[Registration], select.poll] | None = None
 
     def look(self, process: ProcessIdentity) -> ProcessState:
         """What became of a process: it runs (and may be stopped), has ended, or cannot be seen."""
@@ -217,10 +219,26 @@ class KeptProcesses:
             kept = self._keep(process, opened)
         if not _ended([kept.fd], 0.0):
             return _SAME
+        self._together = None
         self._kept.pop(process).close()
         return ProcessState.EXITED
 
+    def are_running(self, registrations: Sequence[Registration]) -> bool:
+        """Whether the processes of all of these are kept, and run. False may also mean that `look` has to be asked for each.
+
+        As long as it is the same list, this is one call, and a number that was closed behind our back and is another file's by
+        now is not noticed: `look` notices.
+        """
+        if self._together is None or self._together[0] is not registrations:
+            kept = [self._kept.get(registration.process) for registration in registrations]
+            fds = [one.fd for one in kept if one is not None and one.is_open]
+            if len(fds) < len(kept):
+                return False
+            self._together = registrations, _polling(fds)
+        return not self._together[1].poll(0)
+
     def _keep(self, process: ProcessIdentity, fd: int) -> Descriptor:
+        self._together = None
         self._kept[process] = kept = Descriptor(fd)
         if len(self._kept) > _AWAITED:
             self._kept.popitem(last=False)[1].close()
@@ -228,16 +246,21 @@ class KeptProcesses:
 
     def close(self) -> None:
         """Closes all of them."""
+        self._together = None
         while self._kept:
             self._kept.popitem()[1].close()
 
 
 def _ended(pidfds: list[int], timeout: float) -> list[int]:
     """Those of them that are readable: a zombie still answers kill(pid, 0); its pidfd says that it has ended."""
+    return [fd for fd, _ in _polling(pidfds).poll(timeout * 1000)] if pidfds else []
+
+
+def _polling(pidfds: list[int]) -> select.poll:
     poll = select.poll()
     for fd in pidfds:
         poll.register(fd, select.POLLIN)
-    return [fd for fd, _ in poll.poll(timeout * 1000)] if pidfds else []
+    return poll
 
 
 def _open(process: ProcessIdentity) -> int | ProcessState:

@@ -84,6 +84,7 @@ class Lookout:
         self._version: tuple[int, ...] | None = None
         self._polls = 0
         self._ring: list[str] | None = None
+        self._near: list[Registration] | None = None
         self._rank = 0
         self._narrow = False
         self._missing: dict[str, int] = {}
@@ -103,6 +104,18 @@ class Lookout:
             self._poll(judge_stalled=judge_stalled)
         delays = [0.0 if key in awaited else retry_delay(suspicion.attempt) for key, suspicion in self._suspects.items()]
         return min((delay for delay in delays if delay is not None), default=None)
+
+    def is_quiet(self) -> bool:
+        """Whether a poll would find nothing to do, as long as nobody wants to be told of anything. Counts as that poll then."""
+        if self._version is None or self._version != self._registry.version() or not self._version:
+            return False
+        if self._missing or self._dead or self._suspects or self._is_clearing(self._polls + 1):
+            return False
+        if self._near is None:
+            self._near = [self._known[key] for key in self._neighbours() if key in self._known]
+        quiet = self._reaper.are_safe(self._near)
+        self._polls += quiet
+        return quiet
 
     def _await_ends(self, new: list[str]) -> set[str]:
         """Waits a moment for the processes of the suspects, and looks again at those that are due. Returns the rest.
@@ -138,7 +151,7 @@ class Lookout:
 
     def _arrived(self, registration: Registration) -> None:
         self._known[registration.instance_id] = registration
-        self._ring = None
+        self._ring = self._near = None
         self._publish(EventKind.INSTANCE_REGISTERED, registration)
 
     def _inspect(self, instance_id: str) -> None:
@@ -217,7 +230,7 @@ class Lookout:
 
     def _forget(self, registration: Registration) -> None:
         self._known.pop(registration.instance_id, None)
-        self._ring = None
+        self._ring = self._near = None
         self._suspects.pop(registration.instance_id, None)
         self._missing.pop(registration.instance_id, None)
         self._stalled.discard(registration.instance_id)
@@ -262,9 +275,12 @@ class Lookout:
     def _clear_leftovers(self) -> None:
         """What starts and reapers that died left before anybody watched. One does it for all, now and then: it lists."""
         self._polls += 1
-        if self._polls % CLEARING == 1 and self._rank == 0:
+        if self._is_clearing(self._polls):
             for instance_id in self._reaper.leftovers():
                 self._reaper.clear(instance_id)
+
+    def _is_clearing(self, poll: int) -> bool:
+        return poll % CLEARING == 1 and self._rank == 0
 
     def _seen_now(self) -> Entries:
         """Who is registered: everybody, for a scout and where somebody wants to be told; else who comes next on the ring."""
@@ -288,7 +304,7 @@ class Lookout:
                 self._gone(self._known[instance_id])
         for instance_id, registration in present.items():
             if instance_id in self._known:
-                self._known[instance_id] = registration
+                self._known[instance_id], self._near = registration, None
             elif instance_id not in self._dead:
                 self._meet(registration)
 

@@ -8,7 +8,7 @@ that one process does the work, and the dead one's own lock, shared, so that not
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from mnemo_coord import errors
@@ -58,6 +58,14 @@ class Reaper:
         """
         return self.holds(registration) or self.verdict(registration).lives
 
+    def receiving(self, registrations: Iterable[Registration]) -> Iterator[str]:
+        """The ids of those who receive, of a whole fleet."""
+        folder, peek = self._state.folder(INSTANCES), self._probes.peek
+        for registration in registrations:
+            held = peek(lock_name(registration.instance_id), registration.lock, dir_fd=folder)
+            if held or self.verdict(registration).lives:
+                yield registration.instance_id
+
     def holds(self, registration: Registration) -> bool:
         """Whether its lock is held. False may also mean that it cannot be told."""
         name = lock_name(registration.instance_id)
@@ -66,10 +74,14 @@ class Reaper:
     def is_safe(self, registration: Registration) -> bool:
         """Whether a verdict on it would not be *dead*: its process runs, or its lock is held and its process not to be seen.
 
-        A poll asks that of all neighbours, at a fiftieth of the cost of the verdict.
+        At a fiftieth of the cost of the verdict.
         """
         became = self._processes.look(registration.process)
         return became is ProcessState.SAME or (became is ProcessState.UNKNOWN and self.holds(registration))
+
+    def are_safe(self, registrations: Sequence[Registration]) -> bool:
+        """Whether all of them are safe. One call tells it of a list that is asked about again and again."""
+        return self._processes.are_running(registrations) or all(map(self.is_safe, registrations))
 
     def close(self) -> None:
         """Closes what it keeps open."""

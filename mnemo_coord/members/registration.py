@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from itertools import product
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from mnemo_coord.members.identity import ProcessIdentity, is_id
 
 __all__ = ["Registration"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Registration:
+class Registration(NamedTuple):
     """What an instance says of itself when it registers."""
 
     instance_id: str
@@ -78,12 +76,12 @@ class Registration:
             branch=body["branch"],
             worktree_path=body["worktree_path"],
             lock=(int(device), int(inode)),
-            process=ProcessIdentity(**{field: body[field] for field in ProcessIdentity.__slots__}),
+            process=ProcessIdentity(**{field: body[field] for field in ProcessIdentity._fields}),
         )
 
     def changed(self, **changes: Any) -> Registration:
         """The next version of this record."""
-        return replace(self, seq=self.seq + 1, **changes)
+        return self._replace(seq=self.seq + 1, **changes)
 
 
 _TYPES: Final[dict[str, tuple[type, ...]]] = {

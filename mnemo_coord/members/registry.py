@@ -20,8 +20,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from mnemo_coord import errors
 from mnemo_coord.disk import files, locks, records
@@ -47,8 +46,7 @@ RECORD_LIMIT: Final = 4096
 _POINTS: Final = (CrashPoint.REGISTRY_TMP_CREATED, CrashPoint.REGISTRY_TMP_WRITTEN, CrashPoint.REGISTRY_REPLACED)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One member of the registry."""
 
     registration: Registration | None

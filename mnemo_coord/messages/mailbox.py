@@ -40,7 +40,9 @@ from typing import TYPE_CHECKING, Final, Self
 
 from mnemo_coord import errors
 from mnemo_coord.disk import files, vanishing
+from mnemo_coord.disk.emptiness import Emptiness
 from mnemo_coord.disk.files import CrashPoint
+from mnemo_coord.disk.handles import Handles
 from mnemo_coord.members.identity import is_id
 from mnemo_coord.messages import acknowledged, set_aside, shared
 from mnemo_coord.messages.acknowledged import Acknowledged
@@ -69,24 +71,24 @@ class Mailbox:
     def __init__(self, address: Address, queue_fd: int, root_fd: int) -> None:
         self.address = address
         self._queue = queue_fd
-        self._root = root_fd
+        self._handles = Handles(root_fd)
         self._last = ""
         self._mutex = threading.Lock()
         self._acknowledged = Acknowledged(root_fd)
-        self._opened = [(root_fd, files.identity(root_fd))]
         # The descriptors live as long as somebody uses the mailbox: a sender, a delivery that is being handled.
-        self.close = weakref.finalize(self, _close, self._opened, self._acknowledged)
-        self._new = _open_into(self._opened, NEW)
+        self.close = weakref.finalize(self, _close, self._handles, self._acknowledged)
+        self._new = self._handles.open(NEW)
+        self._empty: tuple[Emptiness, Emptiness] | None = None
 
     # A sender needs neither of these two, and a broadcast opens a thousand mailboxes.
 
     @cached_property
     def _claimed(self) -> int:
-        return _open_into(self._opened, CLAIMED)
+        return self._handles.open(CLAIMED)
 
     @cached_property
     def _bell(self) -> int:
-        return _open_into(self._opened, BELL)
+        return self._handles.open(BELL)
 
     @classmethod
     def open(cls, address: Address, queue_fd: int) -> Self:
@@ -176,7 +178,17 @@ class Mailbox:
             rings = self._claimed >= 0 and os.access(BELL, os.F_OK, dir_fd=self._bell, follow_symlinks=False)
         except FileNotFoundError:
             return False
-        return rings and all(files.identity(fd) == opened_as and os.fstat(fd).st_nlink for fd, opened_as in self._opened)
+        return rings and self._handles.are_there()
+
+    def is_still(self) -> bool:
+        """Whether nothing waits and nothing is claimed.
+
+        Raises:
+            OSError: it cannot be told.
+        """
+        if self._empty is None:
+            self._empty = Emptiness(self._new), Emptiness(self._claimed)
+        return self._empty[0].holds() and self._empty[1].holds()
 
     def ring(self) -> None:
         """Wakes who watches the bell. One that is not there is nobody's loss: receivers poll as well."""
@@ -328,7 +340,7 @@ class Mailbox:
     def _remove_folders(self) -> bool:
         try:
             for name in (NEW, CLAIMED):
-                vanishing.remove(name, dir_fd=self._root)
+                vanishing.remove(name, dir_fd=self._handles.root)
         except OSError as error:
             if error.errno in {errno.ENOTEMPTY, errno.EEXIST}:
                 return False
@@ -336,22 +348,12 @@ class Mailbox:
         with suppress(FileNotFoundError):
             files.remove(BELL, dir_fd=self._bell)
         for name in (acknowledged.NAME, acknowledged.OLDER):
-            files.remove(name, dir_fd=self._root)
-        vanishing.remove(BELL, dir_fd=self._root)
+            files.remove(name, dir_fd=self._handles.root)
+        vanishing.remove(BELL, dir_fd=self._handles.root)
         vanishing.remove(self.address.folder, dir_fd=self._queue)
         return True
 
 
-_Opened = list[tuple[int, tuple[int, int] | None]]
-
-
-def _open_into(opened: _Opened, name: str) -> int:
-    fd = files.open_dir(name, dir_fd=opened[0][0])
-    opened.append((fd, files.identity(fd)))
-    return fd
-
-
-def _close(opened: _Opened, log: Acknowledged) -> None:
+def _close(handles: Handles, log: Acknowledged) -> None:
     log.close()
-    for fd, opened_as in opened:
-        files.close_if_same(fd, opened_as)
+    handles.close()

@@ -87,6 +87,14 @@ class Queue:
             return bool(self.mailboxes.open(address).waiting())
         return False
 
+    def is_still(self, addresses: Iterable[Address]) -> bool:
+        """Whether nothing waits at these addresses and nobody has anything of theirs in hand. Costs next to nothing.
+
+        Raises:
+            OSError: it cannot be told.
+        """
+        return all(self.mailboxes.open(address).is_still() for address in addresses)
+
     def answers(self, address: Address, claimer: str, message_id: str, passed_over: set[str]) -> Iterator[Delivery]:
         """What waits at an address and answers one message; all else stays where it is, and is not looked at twice."""
         with suppress(FileNotFoundError):

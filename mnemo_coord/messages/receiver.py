@@ -32,7 +32,7 @@ While one waits unclaimed its sender does not ring (`Mailbox.publish`), and a ri
 message does: so a busy mailbox is emptied in batches. An idle one is not slowed, because whoever waits is woken by the bell.
 """
 _LONGEST: Final = 3600.0
-_UNATTENDED: Final = 4
+_UNATTENDED: Final = 8
 """Polls after which the messages are looked for although nobody said that there are any: who says so may be held up.
 
 Waking is what an idle process costs, so one thread looks out for members and messages alike.

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -398,12 +398,52 @@ def test_a_process_that_is_kept_in_sight(tmp_path: Path) -> None:
         support.wait_until(lambda: kept.look(process) is ProcessState.EXITED, what="a zombie has ended")
         one.wait()
         assert kept.look(process) is ProcessState.GONE
-    assert kept.look(replace(identity_of(os.getpid()), pid_namespace=1)) is ProcessState.UNKNOWN
+    assert kept.look(identity_of(os.getpid())._replace(pid_namespace=1)) is ProcessState.UNKNOWN
     for _ in range(3):
         with support.Child(["sleep", "60"], tmp_path / "more") as one:
             assert kept.look(identity_of(one.pid)) is ProcessState.SAME
     kept.close()
     assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_all_that_are_kept_are_asked_about_at_once(tmp_path: Path) -> None:
+    """It is certain of those that run only; anything else is for `look` to say."""
+    kept = liveness.KeptProcesses()
+    before = set(os.listdir("/proc/self/fd"))
+    with support.Child(["sleep", "60"], tmp_path / "one") as one, support.Child(["sleep", "60"], tmp_path / "other") as other:
+        near = [registered(identity_of(each.pid)) for each in (one, other)]
+        assert not kept.are_running(near), "nothing is kept yet"
+        assert kept.look(near[0].process) is ProcessState.SAME
+        assert not kept.are_running(near)
+        assert kept.look(near[1].process) is ProcessState.SAME
+        for _ in range(3):
+            assert kept.are_running(near)
+        assert kept.are_running(near[:1]), "another list"
+        assert kept.are_running(near)
+        for descriptor in set(os.listdir("/proc/self/fd")) - before:
+            with suppress(OSError):  # the one that listed them
+                os.close(int(descriptor))
+        assert not kept.are_running(near), "closed behind our back"
+        for each in near:
+            assert kept.look(each.process) is ProcessState.SAME
+        assert kept.are_running(near)
+        other.send_signal(signal.SIGSTOP)
+        assert kept.are_running(near), "a stopped process has not ended"
+        other.process.kill()
+        support.wait_until(lambda: not kept.are_running(near), what="one of them has ended")
+        assert kept.are_running(near[:1])
+        assert kept.look(near[1].process) is ProcessState.EXITED
+        assert not kept.are_running(near)
+    kept.close()
+    assert set(os.listdir("/proc/self/fd")) == before
+    assert kept.are_running([])
+
+
+def registered(process: ProcessIdentity) -> Registration:
+    return Registration(
+        instance_id="a1b2c3d4", name=None, roles=(), registered_at="", seq=1, api_port=None, api_host=None, branch=None,
+        worktree_path=None, lock=(1, 1), process=process,
+    )  # fmt: skip
 
 
 def test_the_end_of_a_process_is_waited_for(tmp_path: Path) -> None:

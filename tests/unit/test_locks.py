@@ -444,6 +444,26 @@ def other_identity(folder: int) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
+def test_a_whole_fleet_is_asked_about_without_keeping_it_open(lock: LifeLock, folder: int) -> None:
+    """`peek` answers as `is_held` does, and leaves neither a descriptor nor a lock behind."""
+    free = created(folder, "free.lock")
+    free_identity = free.identity
+    free.close()
+    before = set(os.listdir("/proc/self/fd"))
+    kept = probes.KeptProbes()
+    for is_kept in (False, True):
+        assert kept.peek(NAME, lock.identity, dir_fd=folder)
+        assert not kept.peek(NAME, (lock.identity[0], lock.identity[1] + 1), dir_fd=folder)
+        assert not kept.peek("free.lock", free_identity, dir_fd=folder)
+        assert not kept.peek("none.lock", lock.identity, dir_fd=folder)
+        with files.opened(files.open_regular("free.lock", dir_fd=folder)) as fd:
+            assert locks.take_descriptor(fd, 0)
+        assert len(os.listdir("/proc/self/fd")) == len(before) + is_kept
+        assert kept.is_held(NAME, lock.identity, dir_fd=folder)
+    kept.close()
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
 def test_kept_probes_are_bounded(folder: int) -> None:
     """I11."""
     owned = [created(folder, f"{number:08x}.lock") for number in range(100)]
