@@ -56,14 +56,7 @@ class Beat(NamedTuple):
 
     def to_body(self) -> dict[str, Any]:
         """As the members of a sealed record."""
-        return {
-            "instance_id": self.instance_id,
-            "seq": self.seq,
-            "at": self.at,
-            "age_ns": self.age_ns,
-            "boot_id": self.boot_id,
-            "record_seq": self.record_seq,
-        }
+        return self._asdict()
 
     @classmethod
     def from_body(cls, body: Mapping[str, Any]) -> Beat:
@@ -78,11 +71,10 @@ class Beat(NamedTuple):
             members = ()
         if tuple(map(type, members)) != _TYPES:
             raise ValueError("not a heartbeat")
-        instance_id, seq, at, age_ns, boot_id, record_seq = members
-        return cls(instance_id=instance_id, seq=seq, at=at, age_ns=age_ns, boot_id=boot_id, record_seq=record_seq)
+        return cls._make(members)
 
 
-_members: Final = itemgetter("instance_id", "seq", "at", "age_ns", "boot_id", "record_seq")
+_members: Final = itemgetter(*Beat._fields)
 _TYPES: Final = (str, int, str, int, str, int)
 """The exact types of the members: ``True`` is no number here."""
 

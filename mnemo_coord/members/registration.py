@@ -76,7 +76,7 @@ class Registration(NamedTuple):
             branch=body["branch"],
             worktree_path=body["worktree_path"],
             lock=(int(device), int(inode)),
-            process=ProcessIdentity(**{field: body[field] for field in ProcessIdentity._fields}),
+            process=ProcessIdentity._make(_process(body)),
         )
 
     def changed(self, **changes: Any) -> Registration:
@@ -95,5 +95,6 @@ _TYPES: Final[dict[str, tuple[type, ...]]] = {
 """The exact types of the members: ``True`` is no number here."""
 
 _members: Final = itemgetter(*_TYPES)
+_process: Final = itemgetter(*ProcessIdentity._fields)
 _SHAPES: Final = frozenset(product(*_TYPES.values()))
 """Every allowed row of types: a record of a fleet of a thousand is checked by one look at a set."""

@@ -49,7 +49,7 @@ def nobody(instance_id: str = "0123abcd") -> Registration:
     process = ProcessIdentity.own(SystemClock())
     gone = subprocess.Popen(["true"])
     gone.wait()
-    fields = {name: getattr(process, name) for name in ProcessIdentity.__slots__}
+    fields = {name: getattr(process, name) for name in ProcessIdentity._fields}
     return Registration(
         instance_id=instance_id, name=None, roles=(), registered_at="2026-01-01T00:00:00Z", seq=1, api_port=None, api_host=None,
         branch=None, worktree_path=None, lock=(1, 1), process=ProcessIdentity(**{**fields, "pid": gone.pid, "pidfd_inode": 1}),

@@ -296,8 +296,10 @@ def _report(
     history = History.read(journals)
     counter = journals / "counter"
     violations = check(history, pending, workers.killed_at, int(counter.read_text()) if counter.exists() else 0)
-    # Whoever was not killed is either at work or has left: nobody else may have been called dead.
-    violations["alive, and reported dead"] = [_last_words(journals, pid) for pid in told if pid not in workers.killed_at]
+    # Whoever has not ended is either at work or has left: nobody else may have been called dead, and nobody before his end.
+    ended = workers.killed_at | history.never_joined
+    alive = [pid for pid, at in told.items() if at < ended.get(pid, at + 1)]
+    violations["alive, and reported dead"] = [_last_words(journals, pid) for pid in alive]
     doctor.examine(fleet.state.path, fix=True)
     left = doctor.examine(fleet.state.path).findings
     violations["left over after the doctor"] = [f.code for f in left if f.severity is not Severity.NOTICE]

@@ -50,7 +50,7 @@ def main() -> None:
     signal.signal(signal.SIGUSR2, clock.step)
     stopping: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _frame: stopping.append(number))
-    me = _join(state_dir, kind, key, clock, stopping)
+    me = _join(state_dir, kind, key, clock, stopping, journal)
     signal.signal(signal.SIGUSR1, lambda *_: _kill_the_watcher(me))
     journal.note("joined", me.instance_id, os.getpid())
     (write if kind == "writer" else read)(me, journal, key, stopping)
@@ -59,11 +59,12 @@ def main() -> None:
     journal.note("left")
 
 
-def _join(state_dir: str, kind: str, key: str, clock: SteppingClock, stopping: list[int]) -> Coordinator:
+def _join(state_dir: str, kind: str, key: str, clock: SteppingClock, stopping: list[int], journal: Journal) -> Coordinator:
     me = Coordinator(state_dir, name=key, roles=["reader"] if kind == "reader" else [], settings=SETTINGS, clock=clock)
     while True:
-        if stopping:
-            raise SystemExit  # the disk may be full for as long as there are others
+        if stopping:  # the disk may be full for as long as there are others, and then what was begun is not taken back either
+            journal.note("never-joined", os.getpid(), time.monotonic_ns())
+            raise SystemExit
         try:
             me.register()
         except (errors.CoordinationError, OSError):  # the state directory is away, full, or our name's holder is dying
