@@ -259,37 +259,48 @@ def test_a_planted_file_is_neither_followed_nor_waited_for(kind: str, name: str,
 
 @pytest.mark.parametrize("processes", [11, 64])
 def test_registering_at_the_same_moment_loses_nothing(processes: int, state_dir: Path, tmp_path: Path) -> None:
-    """I12. All wait for one file and then register at once."""
+    """I12. All wait for one file and then register at once. Forked, so that they come at once, and do not starve other tests."""
     code = """
-    import sys, time
+    import os, sys, time, traceback
     from pathlib import Path
     import mnemo_coord.coordinator, filelock, watchdog.observers
     from mnemo_coord import Coordinator
+
+    go, parent = Path(sys.argv[2]), os.getpid()
+
+    def live():
+        while not go.exists() and os.getppid() == parent:
+            time.sleep(0.002)
+        with Coordinator(sys.argv[1]) as me:
+            os.write(1, f"in {me.instance_id}\\n".encode())
+            while go.exists() and os.getppid() == parent:
+                time.sleep(0.05)
+
+    pids = []
+    for _ in range(int(sys.argv[3])):
+        pids.append(os.fork())
+        if not pids[-1]:
+            try:
+                live()
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
     print("ready", flush=True)
-    go = Path(sys.argv[2])
-    while not go.exists():
-        time.sleep(0.002)
-    with Coordinator(sys.argv[1]) as me:
-        print("in", me.instance_id, flush=True)
-        while go.exists():
-            time.sleep(0.05)
+    sys.exit(sum(os.waitpid(pid, 0)[1] != 0 for pid in pids))
     """
     go = tmp_path / "go"
     slow = {"MNEMOSYNE_HEARTBEAT_INTERVAL": "2", "MNEMOSYNE_POLL_INTERVAL": "2"}
-    children = [support.python(code, tmp_path / "p", state_dir, go, env=slow) for _ in range(processes)]
-    try:
-        for child in children:
-            child.wait_for("ready", 60)
+    with support.python(code, tmp_path / "p", state_dir, go, processes, env=slow) as family:
+        family.wait_for("ready", 60)
         go.touch()
-        ids = {child.wait_for("in ", 60).split()[1] for child in children}
+        support.wait_until(lambda: family.printed.count("in ") == processes, 60)
+        ids = {line.removeprefix("in ") for line in family.printed.splitlines() if line.startswith("in ")}
         assert len(ids) == processes
         assert set(json.loads((state_dir / "process_registry.json").read_text())["instances"]) == ids
         go.unlink()
-        assert [child.wait(60) for child in children] == [0] * processes
+        assert family.wait(60) == 0, family.log
         assert json.loads((state_dir / "process_registry.json").read_text())["instances"] == {}
-    finally:
-        for child in children:
-            child.__exit__()
 
 
 @pytest.mark.parametrize("busy", [True, False])
