@@ -140,7 +140,7 @@ def run(*, quick: bool) -> None:
         try:
             crowd.grow(SMALL)
             few = crowd.beat_cost()
-            few_list = statistics.median(timed(_listed(place), 5))
+            few_list = statistics.median(timed(_listed(place), 15))
             took = crowd.grow(size)
             _report(crowd, size, idle, few, few_list, took, quick=quick)
         finally:
@@ -159,9 +159,10 @@ def _listed(place: Path):
 
 
 def _report(crowd: Crowd, size: int, idle: int, few: float, few_list: float, took: list[float], *, quick: bool) -> None:
+    time.sleep(2 * APART)  # what came with the last registrations is over
     many = crowd.beat_cost()
-    whole = statistics.median(timed(_listed(crowd.place.parent), 7))
-    bare = statistics.median(timed(lambda: subprocess.run([sys.executable, "-c", "pass"], check=True), 7))
+    whole = statistics.median(timed(_listed(crowd.place.parent), 15))
+    bare = statistics.median(timed(lambda: subprocess.run([sys.executable, "-c", "pass"], check=True), 15))
     assert len(_listed(crowd.place.parent)()) == size
     before = crowd.cpu()
     time.sleep(idle)
