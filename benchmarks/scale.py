@@ -159,7 +159,8 @@ def _listed(place: Path):
 
 
 def _report(crowd: Crowd, size: int, idle: int, few: float, few_list: float, took: list[float], *, quick: bool) -> None:
-    time.sleep(2 * APART)  # what came with the last registrations is over
+    apart = 0.1 if quick else APART
+    time.sleep(2 * apart)  # what came with the last registrations is over
     many = crowd.beat_cost()
     whole = statistics.median(timed(_listed(crowd.place.parent), 15))
     bare = statistics.median(timed(lambda: subprocess.run([sys.executable, "-c", "pass"], check=True), 15))
@@ -169,7 +170,7 @@ def _report(crowd: Crowd, size: int, idle: int, few: float, few_list: float, too
     used = (crowd.cpu() - before) / idle
     sent, all_there, woken = _broadcast(crowd, size)
     raw = statistics.median(timed(lambda: _named(crowd.place / "coordination_queue"), 3))
-    single = _deaths(crowd, 2 if quick else 8, apart=APART)
+    single = _deaths(crowd, 2 if quick else 8, apart)
     seen = _deaths(crowd, 5 if quick else KILLS)
     last = took[-100:]
     rows = [
@@ -181,7 +182,7 @@ def _report(crowd: Crowd, size: int, idle: int, few: float, few_list: float, too
         ("broadcast: the last has it in its mailbox, first time / again", f"{1e3 * sent:.0f} / {1e3 * all_there:.0f} ms"),
         ("… over nothing but a link and a touch for each", f"{1e3 * raw:.0f} ms: {sent / raw:.1f}x / {all_there / raw:.1f}x"),
         ("… until 100 have handled it / all have (most of them poll)", f"{1e3 * woken[0]:.0f} / {1e3 * woken[1]:.0f} ms"),
-        (f"kill -9 until a watching peer is called back, one in {APART} s", p50_p99(single)),
+        (f"kill -9 until a watching peer is called back, one in {apart} s", p50_p99(single)),
         ("… one after another", p50_p99(seen)),
     ]
     table(f"{size} live instances, each a process", rows)

@@ -244,8 +244,8 @@ class Fleet:
         )
 
     def _living(self) -> Iterable[str]:
-        entries = self.registry.read().values()
-        return self.reaper.receiving(entry.registration for entry in entries if entry.registration)
+        entries = self.registry.read().items()
+        return (key for key, entry in entries if entry.registration and self.reaper.receives(entry.registration, once=True))
 
     def close(self) -> None:
         """Closes every file. Idempotent."""

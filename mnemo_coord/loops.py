@@ -10,11 +10,15 @@ import logging
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Final
 
-__all__ = ["Loop"]
+__all__ = ["UNATTENDED", "Loop"]
 
 _log = logging.getLogger(__name__)
 
+UNATTENDED: Final = 8
+"""Intervals after which a loop looks for itself, where another thread wakes it when there is something to do: that one may be
+held up, and waking is what an idle process costs."""
 _LONGEST = 3600.0
 """Seconds. The system's clocks overflow at some number; nobody notices a step an hour."""
 

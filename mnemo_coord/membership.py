@@ -28,7 +28,6 @@ from mnemo_coord.fleet import Fleet
 from mnemo_coord.holdings import edits
 from mnemo_coord.holdings.claims import Claim, ClaimKind
 from mnemo_coord.holdings.election import Candidacy, campaign
-from mnemo_coord.looking import Looking
 from mnemo_coord.loops import Loop
 from mnemo_coord.members import reports, token
 from mnemo_coord.members.heartbeat import BeatFile
@@ -39,6 +38,7 @@ from mnemo_coord.messages.delivery import Receipt
 from mnemo_coord.messages.message import Message
 from mnemo_coord.messages.receiver import Receiver
 from mnemo_coord.messages.traffic import TrafficFile
+from mnemo_coord.polling import Polling
 
 if TYPE_CHECKING:
     from mnemo_coord.holdings.worktrees import Worktree
@@ -74,7 +74,7 @@ class Membership:
         self.branches = BranchWork(fleet, self.instance_id, roles, self._ask)
         self._edits = EditWatch(fleet, self.instance_id)
         self._beating = Loop("heartbeat", self._beat_step)
-        self._looking = Looking(fleet, self.instance_id, self.receiver, self._watch, self._edits)
+        self._polling = Polling(fleet, self.instance_id, self.receiver, self._watch, self._edits)
         self.registration = self._introduce(name, roles, api)
         try:
             if name is not None:
@@ -122,7 +122,7 @@ class Membership:
         self._seen = self.fleet.registry.version()
         self._beats.announce()
         self._beating.start()
-        self._looking.start()
+        self._polling.start()
 
     def _ensure_token(self) -> None:
         if self.token is not None:
@@ -145,13 +145,13 @@ class Membership:
     @property
     def healthy(self) -> bool:
         """Whether the loops do their work."""
-        return self._beating.healthy and self._looking.healthy
+        return self._beating.healthy and self._polling.healthy
 
     def _beat_step(self) -> float:
         try:
             self.beat()
         finally:
-            self._looking.attend()
+            self._polling.attend()
         return self.fleet.settings.heartbeat_interval
 
     def beat(self) -> None:
@@ -218,18 +218,18 @@ class Membership:
 
     def on_event(self, callback: Callable[[Event], None]) -> Callable[[], None]:
         """See `mnemo_coord.Coordinator.on_event`."""
-        return self._looking.on_event(callback)
+        return self._polling.on_event(callback)
 
     def watch_edits(self, path: str | os.PathLike[str] | None) -> Callable[[], None]:
         """See `mnemo_coord.Coordinator.watch_edits`."""
         end = self._edits.watch(path or self.registration.worktree_path or os.getcwd())
-        self._looking.poll_now()
+        self._polling.poll_now()
         return end
 
     def report(self, state: str, text: str) -> reports.AgentReport:
         """See `mnemo_coord.Coordinator.report`."""
         said = reports.write(self.fleet.state, self.fleet.signer, self.fleet.clock, self.instance_id, state, text)
-        self._looking.tell(said)
+        self._polling.tell(said)
         return said
 
     # Sending
@@ -315,7 +315,7 @@ class Membership:
         self.fleet.close()
 
     def _stop_loops(self) -> None:
-        for part in (self._edits, self.receiver, self._beating, self._looking):
+        for part in (self._edits, self.receiver, self._beating, self._polling):
             part.stop()
 
     def _release_claims(self) -> None:

@@ -1,4 +1,4 @@
-"""The folders that somebody keeps open together: whether they are still there, and closing them.
+"""The descriptors that somebody keeps open for long: whether what they opened is still there, and closing them.
 
 Programs that become daemons close every descriptor, and libraries close some, behind our back: a number may be that of another
 file by now. So each is remembered with what it was opened as.
@@ -14,31 +14,28 @@ __all__ = ["Handles"]
 
 
 class Handles:
-    """A folder, which is handed over open, and folders in it."""
+    """Descriptors that are closed together."""
 
-    def __init__(self, root_fd: int) -> None:
-        self.root = root_fd
-        self._opened = [(root_fd, files.identity(root_fd))]
+    def __init__(self, *fds: int) -> None:
+        self._opened = [(fd, files.identity(fd)) for fd in fds]
 
-    def open(self, name: str) -> int:
-        """Opens one of the folders in it.
+    def open_dir(self, name: str, *, dir_fd: int) -> int:
+        """Opens a folder, as `files.open_dir` does, and keeps it."""
+        return self.keep(files.open_dir(name, dir_fd=dir_fd))
 
-        Raises:
-            FileNotFoundError: there is none.
-            errors.Untrusted: see `files.open_dir`.
-        """
-        fd = files.open_dir(name, dir_fd=self.root)
+    def keep(self, fd: int) -> int:
+        """Takes over a descriptor that has just been opened, and returns it."""
         self._opened.append((fd, files.identity(fd)))
         return fd
 
     def are_there(self) -> bool:
-        """Whether all of them are still open, and none has been removed."""
+        """Whether all of them are still open, and nothing of it has been removed."""
         return all(_is_there(fd, opened_as) for fd, opened_as in self._opened)
 
     def close(self) -> None:
-        """Closes them."""
-        for fd, opened_as in self._opened:
-            files.close_if_same(fd, opened_as)
+        """Closes them. Idempotent."""
+        while self._opened:
+            files.close_if_same(*self._opened.pop())
 
 
 def _is_there(fd: int, opened_as: tuple[int, int] | None) -> bool:

@@ -37,6 +37,7 @@ from typing import TYPE_CHECKING, Final
 
 from mnemo_coord import errors
 from mnemo_coord.disk import files
+from mnemo_coord.disk.handles import Handles
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -154,7 +155,7 @@ class StateDir:
         self.fd = fd
         self.writable = writable
         self._folders: dict[str, int] = {}
-        self._opened: list[tuple[int, tuple[int, int] | None]] = [(fd, files.identity(fd))]
+        self._handles = Handles(fd)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str] | None = None, *, create: bool = True, tighten: bool = False) -> StateDir:
@@ -212,7 +213,7 @@ class StateDir:
         if kept != fd:
             os.close(fd)
         else:
-            self._opened.append((fd, files.identity(fd)))
+            self._handles.keep(fd)
         return kept
 
     def listing(self, name: str) -> list[str]:
@@ -246,8 +247,7 @@ class StateDir:
         The old descriptors stay open until `close`: another thread may be using them this instant.
         """
         fresh = StateDir.open(self.path, create=self.writable)
-        self._opened.append((fresh.fd, files.identity(fresh.fd)))
-        self.fd, self._folders = fresh.fd, {}
+        self.fd, self._folders = self._handles.keep(fresh.fd), {}
 
     def set_aside(self, name: str, *, dir_fd: int, stamp: int) -> str:
         """Renames a damaged file into ``quarantine/`` and returns its new name. Never follows, never deletes."""
@@ -259,9 +259,8 @@ class StateDir:
 
     def close(self) -> None:
         """Closes every descriptor. Idempotent."""
-        for fd, opened_as in self._opened:
-            files.close_if_same(fd, opened_as)
-        self._folders, self._opened, self.fd = {}, [], -1
+        self._handles.close()
+        self._folders, self.fd = {}, -1
 
 
 def _missing(where: Path, *, create: bool) -> errors.CoordinationError:

@@ -83,7 +83,6 @@ class Lookout:
         self._suspects: dict[str, _Suspicion] = {}
         self._version: tuple[int, ...] | None = None
         self._polls = 0
-        self._ring: list[str] | None = None
         self._near: list[Registration] | None = None
         self._rank = 0
         self._narrow = False
@@ -107,13 +106,11 @@ class Lookout:
 
     def is_quiet(self) -> bool:
         """Whether a poll would find nothing to do, as long as nobody wants to be told of anything. Counts as that poll then."""
-        if self._version is None or self._version != self._registry.version() or not self._version:
+        if not self._version or self._version != self._registry.version():
             return False
         if self._missing or self._dead or self._suspects or self._is_clearing(self._polls + 1):
             return False
-        if self._near is None:
-            self._near = [self._known[key] for key in self._neighbours() if key in self._known]
-        quiet = self._reaper.are_safe(self._near)
+        quiet = self._reaper.are_safe(self._neighbours())
         self._polls += quiet
         return quiet
 
@@ -151,7 +148,7 @@ class Lookout:
 
     def _arrived(self, registration: Registration) -> None:
         self._known[registration.instance_id] = registration
-        self._ring = self._near = None
+        self._near = None
         self._publish(EventKind.INSTANCE_REGISTERED, registration)
 
     def _inspect(self, instance_id: str) -> None:
@@ -230,7 +227,7 @@ class Lookout:
 
     def _forget(self, registration: Registration) -> None:
         self._known.pop(registration.instance_id, None)
-        self._ring = self._near = None
+        self._near = None
         self._suspects.pop(registration.instance_id, None)
         self._missing.pop(registration.instance_id, None)
         self._stalled.discard(registration.instance_id)
@@ -246,10 +243,9 @@ class Lookout:
         self._reap_announced()
         self._clear_leftovers()
         asked = self._events.has_subscribers
-        for instance_id in self._neighbours():
-            registration = self._known.get(instance_id)
+        for registration in self._neighbours():
             # Whether they make progress is of interest to those who are told. That they have not ended is seen more cheaply.
-            if registration and (asked or not self._reaper.is_safe(registration)):
+            if asked or not self._reaper.is_safe(registration):
                 self._judge(registration, judge_stalled=judge_stalled)
 
     @property
@@ -260,10 +256,10 @@ class Lookout:
         """
         return self._rank < SCOUTS
 
-    def _neighbours(self) -> list[str]:
-        if self._ring is None:
-            self._ring = neighbours(self._known, self._own_id, WATCHED)
-        return self._ring
+    def _neighbours(self) -> list[Registration]:
+        if self._near is None:
+            self._near = [self._known[key] for key in neighbours(self._known, self._own_id, WATCHED)]
+        return self._near
 
     def _reap_announced(self) -> None:
         """Whoever was to reap them may have died at it, or been busy with another."""

@@ -8,7 +8,7 @@ that one process does the work, and the dead one's own lock, shared, so that not
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from mnemo_coord import errors
@@ -50,26 +50,18 @@ class Reaper:
         evidence = examine(self._state, registration, beat, self._clock, fresh=0.0 if thorough else None)
         return decide(evidence, self._stalled_after)
 
-    def receives(self, registration: Registration) -> bool:
+    def receives(self, registration: Registration, *, once: bool = False) -> bool:
         """Whether a message for it is worth writing: its lock is held, or all the evidence together says that it lives.
 
         The lock alone settles nearly every case, at a tenth of the cost of the verdict, and every message asks. Should a
         forked child hold the lock of a dead parent, the message goes to the dead letters when that is noticed.
         """
-        return self.holds(registration) or self.verdict(registration).lives
+        return self.holds(registration, once=once) or self.verdict(registration).lives
 
-    def receiving(self, registrations: Iterable[Registration]) -> Iterator[str]:
-        """The ids of those who receive, of a whole fleet."""
-        folder, peek = self._state.folder(INSTANCES), self._probes.peek
-        for registration in registrations:
-            held = peek(lock_name(registration.instance_id), registration.lock, dir_fd=folder)
-            if held or self.verdict(registration).lives:
-                yield registration.instance_id
-
-    def holds(self, registration: Registration) -> bool:
-        """Whether its lock is held. False may also mean that it cannot be told."""
-        name = lock_name(registration.instance_id)
-        return self._probes.is_held(name, registration.lock, dir_fd=self._state.folder(INSTANCES))
+    def holds(self, registration: Registration, *, once: bool = False) -> bool:
+        """Whether its lock is held. False may also mean that it cannot be told. ``once``: it is not asked again soon."""
+        ask = self._probes.peek if once else self._probes.is_held
+        return ask(lock_name(registration.instance_id), registration.lock, dir_fd=self._state.folder(INSTANCES))
 
     def is_safe(self, registration: Registration) -> bool:
         """Whether a verdict on it would not be *dead*: its process runs, or its lock is held and its process not to be seen.

@@ -71,24 +71,25 @@ class Mailbox:
     def __init__(self, address: Address, queue_fd: int, root_fd: int) -> None:
         self.address = address
         self._queue = queue_fd
+        self._root = root_fd
         self._handles = Handles(root_fd)
         self._last = ""
         self._mutex = threading.Lock()
         self._acknowledged = Acknowledged(root_fd)
         # The descriptors live as long as somebody uses the mailbox: a sender, a delivery that is being handled.
         self.close = weakref.finalize(self, _close, self._handles, self._acknowledged)
-        self._new = self._handles.open(NEW)
+        self._new = self._handles.open_dir(NEW, dir_fd=self._root)
         self._empty: tuple[Emptiness, Emptiness] | None = None
 
     # A sender needs neither of these two, and a broadcast opens a thousand mailboxes.
 
     @cached_property
     def _claimed(self) -> int:
-        return self._handles.open(CLAIMED)
+        return self._handles.open_dir(CLAIMED, dir_fd=self._root)
 
     @cached_property
     def _bell(self) -> int:
-        return self._handles.open(BELL)
+        return self._handles.open_dir(BELL, dir_fd=self._root)
 
     @classmethod
     def open(cls, address: Address, queue_fd: int) -> Self:
@@ -340,7 +341,7 @@ class Mailbox:
     def _remove_folders(self) -> bool:
         try:
             for name in (NEW, CLAIMED):
-                vanishing.remove(name, dir_fd=self._handles.root)
+                vanishing.remove(name, dir_fd=self._root)
         except OSError as error:
             if error.errno in {errno.ENOTEMPTY, errno.EEXIST}:
                 return False
@@ -348,8 +349,8 @@ class Mailbox:
         with suppress(FileNotFoundError):
             files.remove(BELL, dir_fd=self._bell)
         for name in (acknowledged.NAME, acknowledged.OLDER):
-            files.remove(name, dir_fd=self._handles.root)
-        vanishing.remove(BELL, dir_fd=self._handles.root)
+            files.remove(name, dir_fd=self._root)
+        vanishing.remove(BELL, dir_fd=self._root)
         vanishing.remove(self.address.folder, dir_fd=self._queue)
         return True
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from mnemo_coord import errors
 from mnemo_coord.events import Event, EventKind
-from mnemo_coord.loops import Loop
+from mnemo_coord.loops import UNATTENDED, Loop
 from mnemo_coord.messages.address import Address
 from mnemo_coord.messages.delivery import Delivery
 from mnemo_coord.messages.message import Message
@@ -32,11 +32,6 @@ While one waits unclaimed its sender does not ring (`Mailbox.publish`), and a ri
 message does: so a busy mailbox is emptied in batches. An idle one is not slowed, because whoever waits is woken by the bell.
 """
 _LONGEST: Final = 3600.0
-_UNATTENDED: Final = 8
-"""Polls after which the messages are looked for although nobody said that there are any: who says so may be held up.
-
-Waking is what an idle process costs, so one thread looks out for members and messages alike.
-"""
 
 
 class Receiver:
@@ -137,7 +132,7 @@ class Receiver:
             handled = any(outcomes)
             if handled:
                 time.sleep(_GATHERING)
-        return _UNATTENDED * self._poll_interval
+        return UNATTENDED * self._poll_interval
 
     def _hand_over(self, delivery: Delivery) -> bool:
         if self._requests.take(delivery):

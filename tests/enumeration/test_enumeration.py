@@ -32,7 +32,7 @@ PEER = """
     from mnemo_coord import Coordinator, Settings
     # It beats, and reaps nobody: its lookout would be faster than the operations under test.
     with Coordinator(sys.argv[1], name="peer", settings=Settings(heartbeat_interval=0.5, poll_interval=3600)) as me:
-        me._member._looking.stop()
+        me._member._polling.stop()
         with me.claim("anchor") as anchor:
             print("anchored", me.instance_id, anchor.epoch, flush=True)
             signal.pause()

@@ -462,11 +462,11 @@ def test_what_waits_for_an_id_goes_to_the_dead_letters_with_it(state_dir: Path) 
 @pytest.mark.parametrize("who", ["lookout", "delivery"])
 def test_a_message_that_no_bell_tells_of_is_found_by_a_poll(who: str, state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """I9. The lookout looks for it at each poll; where that is held up, the delivery does, more rarely."""
-    monkeypatch.setattr(receiver, "_UNATTENDED", 1e6 if who == "lookout" else 2)
+    monkeypatch.setattr(receiver, "UNATTENDED", 1e6 if who == "lookout" else 2)
     got: list[Message] = []
     with Coordinator(state_dir, name="one", settings=Settings(heartbeat_interval=3600, poll_interval=0.2)) as me:
         if who == "delivery":
-            me._member._looking.stop()
+            me._member._polling.stop()
         me.on_message(got.append)
         me.send("one", "T", 1)
         support.wait_until(lambda: got)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import support
 
-from mnemo_coord import Coordinator, Fleet, Settings, looking
+from mnemo_coord import Coordinator, Fleet, Settings, polling
 from mnemo_coord.events import Event
 from mnemo_coord.members import lookout
 from mnemo_coord.members.lookout import Lookout
@@ -37,8 +37,8 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 @pytest.fixture
 def only_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
     """No thread looks unless a heartbeat, or a bell, wakes it."""
-    monkeypatch.setattr(looking, "_UNATTENDED", 1e6)
-    monkeypatch.setattr(receiver, "_UNATTENDED", 1e6)
+    monkeypatch.setattr(polling, "UNATTENDED", 1e6)
+    monkeypatch.setattr(receiver, "UNATTENDED", 1e6)
     monkeypatch.setattr(lookout, "CLEARING", 10**9)
 
 
@@ -68,7 +68,7 @@ def test_a_thread_that_would_find_nothing_is_not_woken(state_dir: Path, looks: l
         await_beats(me, 16)  # it has met its neighbours, and what happened while it came is over
         before = len(looks)
         await_beats(me, 32)
-        assert 1 <= len(looks) - before <= 32 / looking._UNATTENDED + 3
+        assert 1 <= len(looks) - before <= 32 / polling.UNATTENDED + 3
 
 
 def test_it_looks_at_each_poll_for_who_wants_to_be_told(me: Coordinator, looks: list[float]) -> None:
@@ -82,7 +82,7 @@ def test_it_looks_at_each_poll_for_who_wants_to_be_told(me: Coordinator, looks: 
 @pytest.mark.usefixtures("only_heartbeats")
 def test_an_end_that_no_bell_tells_of_is_seen_by_the_heartbeat(state_dir: Path, me: Coordinator) -> None:
     with support.Serve(state_dir, "--poll-interval", "60", "--heartbeat-interval", "60") as peer:
-        support.wait_until(lambda: peer.instance_id in me._member._looking._lookout._known)
+        support.wait_until(lambda: peer.instance_id in me._member._polling._lookout._known)
         alone(me)
         await_beats(me, 8)
         peer.send_signal(signal.SIGKILL)
@@ -96,12 +96,12 @@ def test_an_end_that_no_bell_tells_of_is_seen_by_the_heartbeat(state_dir: Path, 
 def test_a_message_that_no_bell_tells_of_is_seen(held_up: str, me: Coordinator, monkeypatch: pytest.MonkeyPatch) -> None:
     """I9. By the heartbeat; where that is held up by the thread that looks, which wakes by itself now and then."""
     if held_up == "heartbeat":
-        monkeypatch.setattr(looking, "_UNATTENDED", 3)
+        monkeypatch.setattr(polling, "UNATTENDED", 3)
     got: list[object] = []
     me.on_message(lambda message: got.append(message.payload))
     me.send("one", "T", 1)
     support.wait_until(lambda: got == [1])
-    me._member._looking.poll_now()  # the next wait is the one that was asked for here
+    me._member._polling.poll_now()  # the next wait is the one that was asked for here
     alone(me)
     await_beats(me, 3)
     if held_up == "heartbeat":

@@ -1,8 +1,8 @@
-"""The looking of one instance, for members, messages and what is said: a thread looks when the kernel rings, and at each poll.
+"""Polling: one instance looks for members, messages and what is said, in a thread, at each poll and when the kernel rings.
 
 Waking is what an idle process costs: of one that has slept for two seconds among a thousand others nothing is left in the
 processor's caches, and fetching it takes three times as long as the look. So a poll that would find nothing wakes nobody: the
-heartbeat, for which the process is awake, sees to that (`Looking.attend`). Whatever may take longer is for this thread.
+heartbeat, for which the process is awake, sees to that (`Polling.attend`). Whatever may take longer is for this thread.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from mnemo_coord import errors
 from mnemo_coord.disk.bells import Bells
 from mnemo_coord.disk.state_dir import BRANCHES, EDITS, INSTANCES, REPORTS
 from mnemo_coord.disk.watch import Change, Watch
 from mnemo_coord.events import Event
-from mnemo_coord.loops import Loop
+from mnemo_coord.loops import UNATTENDED, Loop
 from mnemo_coord.members import reports
 from mnemo_coord.members.lookout import Lookout
 
@@ -27,14 +27,11 @@ if TYPE_CHECKING:
     from mnemo_coord.fleet import Fleet
     from mnemo_coord.messages.receiver import Receiver
 
-__all__ = ["Looking"]
-
-_UNATTENDED: Final = 8
-"""Polls after which the thread looks although no heartbeat said that there is anything to see: they may be held up."""
+__all__ = ["Polling"]
 
 
-class Looking:
-    """Looks for one instance. `attend` is for the thread that beats, everything else for any."""
+class Polling:
+    """What one instance looks for. `attend` is for the thread that beats, everything else for any."""
 
     def __init__(self, fleet: Fleet, instance_id: str, receiver: Receiver, watch: Watch, edits: EditWatch) -> None:
         self._fleet = fleet
@@ -109,7 +106,7 @@ class Looking:
         """Whether a poll would find nothing to do. Who wants to be told of others wants to be told what is not seen here."""
         return (
             not self._is_asked
-            and not self._has_slept()
+            and not self._notice_sleep()
             and self._lookout.is_quiet()
             and self._watch.is_armed()
             and self._fleet.queue.is_still(self._receiver.addresses)
@@ -127,11 +124,11 @@ class Looking:
 
     def _look(self) -> float:
         settings, fleet = self._fleet.settings, self._fleet
-        self._has_slept()
+        self._notice_sleep()
         self._hearing.hear(self._bells.rung(REPORTS))
         fleet.branch_news.hear(self._bells.rung(BRANCHES))
         fleet.edit_news.hear(self._bells.rung(EDITS))
-        longest = settings.poll_interval * (_UNATTENDED if self._is_attended else 1)
+        longest = settings.poll_interval * (UNATTENDED if self._is_attended else 1)
         left = self._polled + longest - time.monotonic()
         poll = left <= 0
         again = self._lookout.look(self._bells.rung(INSTANCES), poll=poll, judge_stalled=self._looked >= self._lenient_until)
@@ -145,8 +142,8 @@ class Looking:
             left = longest
         return left if again is None else min(again, left)
 
-    def _has_slept(self) -> bool:
-        """Whether the machine was suspended since the last look.
+    def _notice_sleep(self) -> bool:
+        """Notices, and returns, whether the machine was suspended since the last look.
 
         Then everybody's heartbeat is old, ours too: all of them get one period before any is called stalled.
         """
