@@ -28,8 +28,8 @@ class History:
     counted: list[int] = field(default_factory=list)
     joined: set[int] = field(default_factory=set)
     """Processes that had registered."""
-    never_joined: dict[int, int] = field(default_factory=dict)
-    """Processes that ended while they still tried to, and when: what they had begun may look like an instance that died."""
+    left_behind: dict[int, int] = field(default_factory=dict)
+    """Processes that ended and could not take back their entry from a full disk, and when: it is found dead, which they are."""
 
     @classmethod
     def read(cls, folder: Path) -> History:
@@ -46,8 +46,8 @@ class History:
             if kind == "joined":
                 pid = int(words[1])
                 self.joined.add(pid)
-            elif kind == "never-joined":
-                self.never_joined[int(words[0])] = int(words[1])
+            elif kind == "left-behind":
+                self.left_behind[int(words[0])] = int(words[1])
             elif kind in {"invoke", "ok", "fail", "done"}:
                 self._fact(kind, (words[0], int(words[1])))
             elif kind == "got":

@@ -297,7 +297,7 @@ def _report(
     counter = journals / "counter"
     violations = check(history, pending, workers.killed_at, int(counter.read_text()) if counter.exists() else 0)
     # Whoever has not ended is either at work or has left: nobody else may have been called dead, and nobody before his end.
-    ended = workers.killed_at | history.never_joined
+    ended = workers.killed_at | history.left_behind
     alive = [pid for pid, at in told.items() if at < ended.get(pid, at + 1)]
     violations["alive, and reported dead"] = [_last_words(journals, pid) for pid in alive]
     doctor.examine(fleet.state.path, fix=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from mnemo_coord import Coordinator, Settings, errors
+from mnemo_coord import Coordinator, Fleet, Settings, errors
 from mnemo_coord.disk.clock import SystemClock
 
 SETTINGS = Settings(heartbeat_interval=0.5, poll_interval=0.5, max_deliveries=1000)
@@ -45,6 +45,8 @@ class Journal:
 
 
 def main() -> None:
+    # Unheeded until it can be obeyed: it would end a process that has just registered, and nobody would have killed it.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     kind, state_dir, journal_path, key = sys.argv[1:]
     journal, clock = Journal(journal_path), SteppingClock()
     signal.signal(signal.SIGUSR2, clock.step)
@@ -54,16 +56,20 @@ def main() -> None:
     signal.signal(signal.SIGUSR1, lambda *_: _kill_the_watcher(me))
     journal.note("joined", me.instance_id, os.getpid())
     (write if kind == "writer" else read)(me, journal, key, stopping)
-    journal.note("leaving", me.instance_id)
+    own_id = me.instance_id
+    journal.note("leaving", own_id)
     me.unregister()
     journal.note("left")
+    with Fleet.open(state_dir, create=False) as fleet:
+        if own_id in fleet.registry.read():  # the disk is full, and it could not be taken out
+            journal.note("left-behind", os.getpid(), time.monotonic_ns())
 
 
 def _join(state_dir: str, kind: str, key: str, clock: SteppingClock, stopping: list[int], journal: Journal) -> Coordinator:
     me = Coordinator(state_dir, name=key, roles=["reader"] if kind == "reader" else [], settings=SETTINGS, clock=clock)
     while True:
         if stopping:  # the disk may be full for as long as there are others, and then what was begun is not taken back either
-            journal.note("never-joined", os.getpid(), time.monotonic_ns())
+            journal.note("left-behind", os.getpid(), time.monotonic_ns())
             raise SystemExit
         try:
             me.register()
